@@ -1,0 +1,91 @@
+-- 800_policies.sql: every row-level-security policy, on one page.
+
+-- A tenant sees and writes its own rows; without a tenant there are none. Trusted ingest and
+-- maintenance reach all tenants by policy, because BYPASSRLS cannot be had on managed servers. The
+-- owner has a policy too: row-level security is forced, and its functions move rows.
+--
+-- One permissive policy a role and command, named <table>_<role>_<command>. The tenant is compared
+-- by a direct call: Citus cannot distribute a policy with a sub-select, and the planner folds the
+-- call into any query that names its tenant. Partitions get row-level security and no policy, so
+-- that queried directly they show nothing to anybody.
+
+set role tracedb_owner;
+
+do $$
+declare
+    own_rows constant text := 'tenant_id = tracedb.current_tenant_id()';
+    policy record;
+begin
+    perform set_config('client_min_messages', 'warning', true);  -- no notice for a new policy
+    for policy in
+        select
+            c.table_name, r.role_name, r.command,
+            format('%s_%s_%s', c.table_name, substr(r.role_name, 9), r.command) as name,
+            concat(
+                ' using (' || r.visible || ')', ' with check (' || r.writable || ')'
+            ) as conditions
+        from (values
+            ('event', 'execution_traces'), ('event', 'trace_payloads'),
+            ('event', 'agent_routing_decisions'), ('event', 'hook_executions'),
+            ('event', 'endpoint_calls'), ('event', 'llm_spans'),
+            ('id map', 'trace_ids'),
+            ('tenant', 'tenants'),
+            ('setting', 'partition_policies')
+        ) as c (class, table_name)
+        join (values
+            -- class, role, command, rows it sees, rows it may write
+            ('event', 'tracedb_owner', 'all', 'true', 'true'),
+            ('event', 'tracedb_service', 'select', 'true', null),
+            ('event', 'tracedb_service', 'insert', null, 'true'),
+            ('event', 'tracedb_service', 'update', 'true', 'true'),
+            ('event', 'tracedb_app', 'select', own_rows, null),
+            ('event', 'tracedb_app', 'insert', null, own_rows),
+            ('event', 'tracedb_app', 'update', own_rows, own_rows),
+            ('event', 'tracedb_reader', 'select', own_rows, null),
+            ('event', 'tracedb_maintainer', 'select', 'true', null),
+
+            ('id map', 'tracedb_owner', 'all', 'true', 'true'),
+            ('id map', 'tracedb_service', 'select', 'true', null),
+            ('id map', 'tracedb_service', 'insert', null, 'true'),
+            ('id map', 'tracedb_app', 'select', own_rows, null),
+            ('id map', 'tracedb_app', 'insert', null, own_rows),
+            ('id map', 'tracedb_reader', 'select', own_rows, null),
+            ('id map', 'tracedb_maintainer', 'select', 'true', null),
+
+            ('tenant', 'tracedb_owner', 'all', 'true', 'true'),
+            ('tenant', 'tracedb_service', 'select', 'true', null),
+            ('tenant', 'tracedb_service', 'insert', null, 'true'),
+            ('tenant', 'tracedb_service', 'update', 'true', 'true'),
+            ('tenant', 'tracedb_app', 'select', own_rows, null),
+            ('tenant', 'tracedb_reader', 'select', own_rows, null),
+            ('tenant', 'tracedb_maintainer', 'select', 'true', null),
+
+            ('setting', 'tracedb_owner', 'all', 'true', 'true'),
+            ('setting', 'tracedb_maintainer', 'select', 'true', null),
+            ('setting', 'tracedb_maintainer', 'update', 'true', 'true')
+        ) as r (class, role_name, command, visible, writable) on r.class = c.class
+    loop
+        execute format('drop policy if exists %I on tracedb.%I', policy.name, policy.table_name);
+        execute format('create policy %I on tracedb.%I for %s to %I%s',
+            policy.name, policy.table_name, policy.command, policy.role_name, policy.conditions);
+    end loop;
+end $$;
+
+-- Also on partitions: neither attaching nor detaching gives or takes it.
+do $$
+declare
+    table_name regclass;
+begin
+    for table_name in
+        select c.oid
+        from pg_catalog.pg_class as c
+        where c.relnamespace = 'tracedb'::regnamespace and c.relkind in ('r', 'p')
+            and c.relname !~ '^(_yoyo_|yoyo_lock$|_migration_)'  -- the migrator's own
+            and not (c.relrowsecurity and c.relforcerowsecurity)
+    loop
+        execute format('alter table %s enable row level security', table_name);
+        execute format('alter table %s force row level security', table_name);
+    end loop;
+end $$;
+
+reset role;

@@ -1,0 +1,100 @@
+-- 900_grants.sql: every grant, on one page. What is not here is not allowed.
+
+-- Parents by name, never "all tables" and never a partition: a parent's policies do not protect a
+-- partition that is queried directly. Nobody gets truncate, references or trigger, which ignore
+-- row-level security.
+
+set role tracedb_owner;
+
+revoke all on all functions in schema tracedb from public;
+
+grant usage on schema tracedb
+to tracedb_service, tracedb_app, tracedb_reader, tracedb_maintainer;
+
+-- Reading and writing
+grant select, insert, update on
+    tracedb.execution_traces,
+    tracedb.agent_routing_decisions,
+    tracedb.hook_executions,
+    tracedb.endpoint_calls,
+    tracedb.llm_spans,
+    tracedb.trace_payloads
+to tracedb_service, tracedb_app;
+grant select, insert on tracedb.trace_ids to tracedb_service, tracedb_app;
+grant select, insert, update on tracedb.tenants to tracedb_service;
+grant select on tracedb.tenants to tracedb_app;
+
+grant execute on function
+    tracedb.ingest(json, uuid),
+    tracedb.ingest_slice(text[], integer, integer, uuid),
+    tracedb.store_records(text[], uuid),
+    tracedb.store_parts(text, jsonb[]),
+    tracedb.store_traces(jsonb[], integer),
+    tracedb.resolve_traces(jsonb[], uuid),
+    tracedb.complete_record(jsonb, jsonb, uuid),
+    tracedb.payload_of(jsonb, text, jsonb),
+    tracedb.record_problem(jsonb, uuid),
+    tracedb.stated_reason(text, text, text, text),
+    tracedb.column_list(text, text, text[]),
+    tracedb.union_of(jsonb, jsonb),
+    tracedb.report_of(jsonb, integer),
+    tracedb.merge_reports(jsonb, jsonb),
+    tracedb.merged_report(jsonb),
+    tracedb.trace_row_of(jsonb),
+    tracedb.part_rank(jsonb)
+to tracedb_service, tracedb_app;
+grant execute on function tracedb.ensure_tenant(text, text) to tracedb_service;
+
+-- Reading
+grant select on
+    tracedb.tenants,
+    tracedb.execution_traces,
+    tracedb.trace_ids,
+    tracedb.agent_routing_decisions,
+    tracedb.hook_executions,
+    tracedb.endpoint_calls,
+    tracedb.llm_spans,
+    tracedb.trace_payloads
+to tracedb_reader, tracedb_maintainer;
+grant select on
+    tracedb.trace_summary,
+    tracedb.agent_performance,
+    tracedb.hook_performance_summary,
+    tracedb.endpoint_reliability,
+    tracedb.error_analysis,
+    tracedb.dashboard_summary
+to tracedb_service, tracedb_app, tracedb_reader, tracedb_maintainer;
+grant execute on function
+    tracedb.find_trace(text, uuid),
+    tracedb.get_trace(uuid, uuid),
+    tracedb.trace_tree(uuid, uuid),
+    tracedb.trace_nodes(uuid, uuid),
+    tracedb.critical_path(integer[], timestamptz[], timestamptz[]),
+    tracedb.part_document(jsonb)
+to tracedb_service, tracedb_app, tracedb_reader, tracedb_maintainer;
+
+-- What policies, constraints and queries of every role call
+grant execute on function
+    tracedb.bound_tenant_ids(),
+    tracedb.current_tenant_id(),
+    tracedb.set_tenant(uuid),
+    tracedb.uuid_floor(timestamptz),
+    tracedb.uuid_time(uuid),
+    tracedb.is_uuid7(uuid),
+    tracedb.uuid_from_key(timestamptz, text),
+    tracedb.new_id(),
+    tracedb.is_readable(jsonb),
+    tracedb.external_key(text),
+    tracedb.record_types()
+to tracedb_service, tracedb_app, tracedb_reader, tracedb_maintainer;
+
+-- Maintenance
+grant select, update on tracedb.partition_policies to tracedb_maintainer;
+grant select on tracedb.partitions to tracedb_maintainer;
+grant execute on function
+    tracedb.ensure_partitions(timestamptz, timestamptz),
+    tracedb.drain_default_partitions(integer),
+    tracedb.default_partition_rows()
+to tracedb_maintainer;
+
+reset role;

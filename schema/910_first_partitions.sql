@@ -1,0 +1,3 @@
+-- 910_first_partitions.sql: the partitions of the first weeks.
+
+select tracedb.ensure_partitions();

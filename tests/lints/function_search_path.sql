@@ -1,0 +1,12 @@
+-- function_search_path.sql: functions fix an empty search_path, so that no caller can put its own
+-- operators or tables in their way.
+
+select p.oid::regprocedure::text as object, 'search_path is not fixed as empty' as detail
+from pg_catalog.pg_proc as p
+where p.pronamespace = 'tracedb'::regnamespace
+    and p.prokind <> 'a'
+    and not coalesce(p.proconfig @> array['search_path=""'], false)
+    -- reviewed: pure, every name in them qualified, and inlined into the checks of each row
+    and p.oid <> all (array[
+        to_regprocedure('tracedb.is_uuid7(uuid)'), to_regprocedure('tracedb.is_readable(jsonb)')
+    ]::oid[])

@@ -1,0 +1,279 @@
+"""The two colours of the client: a database, and a tenant of it, each over a psycopg pool."""
+
+from __future__ import annotations
+
+from asyncio import to_thread
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    asynccontextmanager,
+    contextmanager,
+    nullcontext,
+)
+from functools import wraps
+from typing import Any, Generic, ParamSpec, Self, TypeVar, overload
+from uuid import UUID
+
+import psycopg
+from psycopg import AsyncConnection, Connection
+from psycopg.rows import TupleRow
+from psycopg_pool import AsyncConnectionPool, ConnectionPool
+
+from tracedb import dsn as where
+from tracedb import queries
+from tracedb.errors import ConnectionFailed, InvalidInput, TenantMissing
+from tracedb.query import Query, run, run_async
+from tracedb.records import Record, batches
+from tracedb.rows import Receipt
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+Connecting = Callable[[], AbstractContextManager[Connection[TupleRow]]]
+AsyncConnecting = Callable[[], AbstractAsyncContextManager[AsyncConnection[TupleRow]]]
+
+
+class Call(Generic[P, T]):
+    """A query function as a method of both colours: one runs it, the other is awaited."""
+
+    def __init__(self, query: Callable[P, Query[T]]) -> None:
+        self.query = query
+        self.__doc__ = query.__doc__
+
+    @overload
+    def __get__(self, caller: None, owner: type) -> Self: ...
+    @overload
+    def __get__(self, caller: TraceDB | Tenant, owner: type) -> Callable[P, T]: ...
+    @overload
+    def __get__(
+        self, caller: AsyncTraceDB | AsyncTenant, owner: type
+    ) -> Callable[P, Awaitable[T]]: ...
+    def __get__(self, caller: Any, owner: type) -> Any:
+        if caller is None:
+            return self
+
+        @wraps(self.query)
+        def call(*args: P.args, **kwargs: P.kwargs) -> Any:
+            return caller.run(self.query(*args, **kwargs))
+
+        return call
+
+
+class TenantCalls:
+    """What both colours of a tenant can be asked; see tracedb/queries.py."""
+
+    find_trace = Call(queries.find_trace)
+    get_trace = Call(queries.get_trace)
+    trace_tree = Call(queries.trace_tree)
+    trace_summary = Call(queries.trace_summary)
+    agent_performance = Call(queries.agent_performance)
+    hook_performance_summary = Call(queries.hook_performance_summary)
+    endpoint_reliability = Call(queries.endpoint_reliability)
+    error_analysis = Call(queries.error_analysis)
+    dashboard_summary = Call(queries.dashboard_summary)
+
+
+class DatabaseCalls:
+    """What both colours of a database can be asked, without a tenant."""
+
+    ensure_tenant = Call(queries.ensure_tenant)
+    ensure_partitions = Call(queries.ensure_partitions)
+    drain_default_partitions = Call(queries.drain_default_partitions)
+
+
+class TraceDB(DatabaseCalls):
+    """A tracedb database, over a psycopg pool. `connect` makes one; a pool of your own does too.
+
+    Safe to share between threads. Close it, or use it as a context manager.
+    """
+
+    def __init__(self, pool: ConnectionPool[Connection[TupleRow]]) -> None:
+        self.pool = pool
+
+    def tenant(self, tenant_id: UUID) -> Tenant:
+        """The database as one tenant sees it."""
+        return Tenant(self.connection, tenant_id)
+
+    def run(self, query: Query[T]) -> T:
+        """Execute a query for no tenant in particular."""
+        with self.connection() as conn:
+            return run(conn, query)
+
+    @contextmanager
+    def connection(self) -> Iterator[Connection[TupleRow]]:
+        """A connection of the pool; ConnectionFailed if there is none in time."""
+        try:
+            conn = self.pool.getconn()
+        except psycopg.OperationalError as error:
+            raise ConnectionFailed(str(error)) from error
+        try:
+            yield conn
+        finally:
+            self.pool.putconn(conn)
+
+    def close(self) -> None:
+        """Close the pool; calls after this raise ConnectionFailed."""
+        self.pool.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Tenant(TenantCalls):
+    """What one tenant may do. Each call is a transaction of its own, in which the tenant is set."""
+
+    def __init__(self, connection: Connecting, tenant_id: UUID) -> None:
+        self.tenant_id = _tenant_id(tenant_id)
+        self._connection = connection
+
+    def run(self, query: Query[T]) -> T:
+        """Execute a query as this tenant."""
+        with self._connection() as conn:
+            return run(conn, query, self.tenant_id)
+
+    def ingest(self, records: Iterable[Record]) -> Receipt:
+        """Store records (dicts with a "type"; see `tracedb.ingest`), 1,000 a transaction.
+
+        Any order, any number of times: what is already there is counted as a duplicate, and a
+        record that breaks a rule is rejected with its reason while its neighbours are stored.
+        """
+        return sum((self.run(queries.ingest(batch)) for batch in batches(records)), Receipt())
+
+    @contextmanager
+    def transaction(self) -> Iterator[Tenant]:
+        """This tenant with all calls in one transaction, undone if the block raises."""
+        with self._connection() as conn, conn.transaction():
+            yield Tenant(lambda: nullcontext(conn), self.tenant_id)
+
+
+class AsyncTraceDB(DatabaseCalls):
+    """`TraceDB` for asyncio; `connect_async` makes one."""
+
+    def __init__(self, pool: AsyncConnectionPool[AsyncConnection[TupleRow]]) -> None:
+        self.pool = pool
+
+    def tenant(self, tenant_id: UUID) -> AsyncTenant:
+        """The database as one tenant sees it."""
+        return AsyncTenant(self.connection, tenant_id)
+
+    async def run(self, query: Query[T]) -> T:
+        """Execute a query for no tenant in particular."""
+        async with self.connection() as conn:
+            return await run_async(conn, query)
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[AsyncConnection[TupleRow]]:
+        """A connection of the pool; ConnectionFailed if there is none in time."""
+        try:
+            conn = await self.pool.getconn()
+        except psycopg.OperationalError as error:
+            raise ConnectionFailed(str(error)) from error
+        try:
+            yield conn
+        finally:
+            await self.pool.putconn(conn)
+
+    async def close(self) -> None:
+        """Close the pool; calls after this raise ConnectionFailed."""
+        await self.pool.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+
+class AsyncTenant(TenantCalls):
+    """`Tenant` for asyncio."""
+
+    def __init__(self, connection: AsyncConnecting, tenant_id: UUID) -> None:
+        self.tenant_id = _tenant_id(tenant_id)
+        self._connection = connection
+
+    async def run(self, query: Query[T]) -> T:
+        """Execute a query as this tenant."""
+        async with self._connection() as conn:
+            return await run_async(conn, query, self.tenant_id)
+
+    async def ingest(self, records: Iterable[Record]) -> Receipt:
+        """Store records; see `Tenant.ingest`."""
+        receipt = Receipt()
+        for batch in batches(records):
+            receipt += await self.run(queries.ingest(batch))
+        return receipt
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[AsyncTenant]:
+        """This tenant with all calls in one transaction, undone if the block raises."""
+        async with self._connection() as conn, conn.transaction():
+            yield AsyncTenant(lambda: nullcontext(conn), self.tenant_id)
+
+
+def connect(
+    dsn: str | None = None,
+    *,
+    max_size: int = 10,
+    timeout: float = 10.0,
+    prepared_statements: bool = True,
+) -> TraceDB:
+    """Open a database: `dsn`, else TRACEDB_DSN, else DATABASE_URL, else libpq's PG* variables.
+
+    `max_size` connections at most, each waited for at most `timeout` seconds. Switch prepared
+    statements off behind a transaction-pooling proxy that does not know them (PgBouncer < 1.22).
+    Raises ConnectionFailed at once if nothing answers.
+    """
+    conninfo = where.resolve(dsn)
+    where.connect(conninfo).close()
+    return TraceDB(
+        ConnectionPool(
+            conninfo,
+            kwargs=_connection_settings(prepared_statements),
+            min_size=1,
+            max_size=max_size,
+            timeout=timeout,
+            name="tracedb",
+            open=True,
+        )
+    )
+
+
+async def connect_async(
+    dsn: str | None = None,
+    *,
+    max_size: int = 10,
+    timeout: float = 10.0,
+    prepared_statements: bool = True,
+) -> AsyncTraceDB:
+    """`connect` for asyncio."""
+    conninfo = where.resolve(dsn)
+    await to_thread(lambda: where.connect(conninfo).close())
+    pool: AsyncConnectionPool[AsyncConnection[TupleRow]] = AsyncConnectionPool(
+        conninfo,
+        kwargs=_connection_settings(prepared_statements),
+        min_size=1,
+        max_size=max_size,
+        timeout=timeout,
+        name="tracedb",
+        open=False,
+    )
+    await pool.open()
+    return AsyncTraceDB(pool)
+
+
+def _connection_settings(prepared_statements: bool) -> dict[str, Any]:
+    # autocommit: transactions are explicit, and a read leaves none open
+    return {"autocommit": True, "prepare_threshold": 5 if prepared_statements else None}
+
+
+def _tenant_id(tenant_id: object) -> UUID:
+    if tenant_id is None:
+        raise TenantMissing
+    try:
+        return tenant_id if isinstance(tenant_id, UUID) else UUID(str(tenant_id))
+    except ValueError:
+        raise InvalidInput.of("tenant_id", f"must be a UUID, not {tenant_id!r}") from None

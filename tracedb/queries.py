@@ -1,0 +1,108 @@
+"""One typed function for every statement of queries.sql."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+from psycopg.rows import class_row, dict_row, scalar_row
+
+from tracedb import rows
+from tracedb.query import Query, many, maybe, one, statement
+from tracedb.records import Batch
+
+
+def ingest(batch: Batch) -> Query[rows.Receipt]:
+    """Store a batch of records (`tracedb.ingest`); what was refused on this side is added."""
+
+    def receipt(found: Sequence[dict[str, Any]]) -> rows.Receipt:
+        row = one(found)
+        refused = [
+            rows.Rejection(batch.positions[item["index"]], item["reason"])
+            for item in row["rejected"]
+        ]
+        return rows.Receipt(
+            received=row["received"] + len(batch.rejected),
+            inserted=row["inserted"],
+            merged=row["merged"],
+            duplicates=row["duplicates"],
+            rejected=tuple(sorted([*refused, *batch.rejected], key=lambda r: r.index)),
+        )
+
+    return Query(statement("ingest"), {"batch": batch.json}, dict_row, receipt)
+
+
+def find_trace(external_id: str | UUID) -> Query[UUID | None]:
+    """The trace_id of a foreign id, in either spelling, or of a trace_id; None if there is none."""
+    return Query(statement("find_trace"), {"external_id": str(external_id)}, scalar_row, one)
+
+
+def get_trace(trace_id: UUID) -> Query[dict[str, Any] | None]:
+    """The assembled trace as one document (`tracedb.get_trace`); its fractions are `Decimal`."""
+
+    def document(found: Sequence[str | None]) -> dict[str, Any] | None:
+        text = one(found)
+        return None if text is None else json.loads(text, parse_float=Decimal)
+
+    return Query(statement("get_trace"), {"trace_id": trace_id}, scalar_row, document)
+
+
+def trace_tree(trace_id: UUID) -> Query[list[rows.TreeNode]]:
+    """The trace with all its parts and nested executions, depth first; [] if there is none."""
+    row = class_row(rows.TreeNode)
+    return Query(statement("trace_tree"), {"trace_id": trace_id}, row, many)
+
+
+def trace_summary(trace_id: UUID) -> Query[rows.TraceSummary | None]:
+    """The header of a trace with its tokens, cost and part counts; None if there is none."""
+    row = class_row(rows.TraceSummary)
+    return Query(statement("trace_summary"), {"trace_id": trace_id}, row, maybe)
+
+
+def agent_performance() -> Query[list[rows.AgentPerformance]]:
+    """How each agent did, the busiest first."""
+    return Query(statement("agent_performance"), {}, class_row(rows.AgentPerformance), many)
+
+
+def hook_performance_summary() -> Query[list[rows.HookPerformance]]:
+    """How each hook did, the busiest first."""
+    return Query(statement("hook_performance_summary"), {}, class_row(rows.HookPerformance), many)
+
+
+def endpoint_reliability() -> Query[list[rows.EndpointReliability]]:
+    """How each endpoint did, the busiest first."""
+    return Query(statement("endpoint_reliability"), {}, class_row(rows.EndpointReliability), many)
+
+
+def error_analysis() -> Query[list[rows.ErrorGroup]]:
+    """The kinds of failure, the most frequent first."""
+    return Query(statement("error_analysis"), {}, class_row(rows.ErrorGroup), many)
+
+
+def dashboard_summary() -> Query[rows.DashboardSummary | None]:
+    """The tenant's last 7 days; None if it had no request in them."""
+    return Query(statement("dashboard_summary"), {}, class_row(rows.DashboardSummary), maybe)
+
+
+def ensure_tenant(external_id: str, name: str | None = None) -> Query[UUID]:
+    """The tenant_id of a caller's own tenant id, registered if new."""
+    args = {"external_id": external_id, "name": name}
+    return Query(statement("ensure_tenant"), args, scalar_row, one)
+
+
+def ensure_partitions(
+    as_of: datetime | None = None, since: datetime | None = None
+) -> Query[list[str]]:
+    """Make the partitions from `since` (default: now) to the policy's reach after `as_of`."""
+    args = {"as_of": as_of, "since": since}
+    return Query(statement("ensure_partitions"), args, scalar_row, many)
+
+
+def drain_default_partitions(max_periods: int = 10) -> Query[list[str]]:
+    """Move rows out of the default partitions; the names of the partitions made for them."""
+    args = {"max_periods": max_periods}
+    return Query(statement("drain_default_partitions"), args, scalar_row, many)

@@ -1,0 +1,201 @@
+"""What queries answer: one frozen dataclass for each shape of row."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+Json = Any
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """A record that was not stored: its position in the call (from 0), and "field: rule"."""
+
+    index: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What became of the records of one call: `received` is the sum of the other four."""
+
+    received: int = 0
+    inserted: int = 0
+    merged: int = 0
+    duplicates: int = 0
+    rejected: tuple[Rejection, ...] = ()
+
+    def __add__(self, other: Receipt) -> Receipt:
+        return Receipt(
+            self.received + other.received,
+            self.inserted + other.inserted,
+            self.merged + other.merged,
+            self.duplicates + other.duplicates,
+            self.rejected + other.rejected,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class TreeNode:
+    """A node of a trace's tree (`tracedb.tree_node`), numbered depth first from 1.
+
+    Durations are in microseconds; `span_id` is 16 hex digits, None for a trace.
+    """
+
+    node_no: int
+    parent_no: int | None
+    depth: int
+    node_type: str
+    trace_id: UUID
+    span_id: str | None
+    name: str | None
+    status: str
+    started_at: datetime
+    ended_at: datetime | None
+    duration_us: int | None
+    self_us: int | None
+    on_critical_path: bool
+    is_orphan: bool
+    agent_id: str | None
+    model: str | None
+    input_tokens: int | None
+    output_tokens: int | None
+    cost_usd: Decimal | None
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class TraceSummary:
+    """A trace with its tokens, cost and part counts (`tracedb.trace_summary`)."""
+
+    tenant_id: UUID
+    trace_id: UUID
+    root_trace_id: UUID | None
+    parent_trace_id: UUID | None
+    parent_span_id: bytes | None
+    external_id: str | None
+    session_id: str | None
+    user_id: str | None
+    source: str | None
+    channel: str | None
+    message_type: str | None
+    name: str | None
+    intent: Json
+    route: str | None
+    agent_id: str | None
+    status: str
+    error_type: str | None
+    error_message: str | None
+    started_at: datetime
+    ended_at: datetime | None
+    duration_ms: int | None
+    llm_calls: int | None
+    input_tokens: int | None
+    output_tokens: int | None
+    cost_usd: Decimal | None
+    docs_retrieved: int | None
+    doc_sources: list[str]
+    research_triggered: bool
+    kb_enrichment_triggered: bool
+    tags: list[str]
+    context: dict[str, Json]
+    span_count: int
+    error_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class AgentPerformance:
+    """How an agent did over all retained traces (`tracedb.agent_performance`)."""
+
+    tenant_id: UUID
+    agent_id: str
+    trace_count: int
+    running_count: int
+    success_count: int
+    success_rate: float | None
+    mean_duration_ms: float | None
+    median_duration_ms: float | None
+    p95_duration_ms: float | None
+    input_tokens: int | None
+    output_tokens: int | None
+    cost_usd: Decimal | None
+    unknown_cost_count: int
+    last_started_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class HookPerformance:
+    """How a hook did (`tracedb.hook_performance_summary`)."""
+
+    tenant_id: UUID
+    hook_type: str
+    name: str | None
+    tool_name: str | None
+    execution_count: int
+    success_rate: float | None
+    blocked_count: int
+    modified_count: int
+    mean_duration_ms: float | None
+    median_duration_ms: float | None
+    p95_duration_ms: float | None
+    last_started_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointReliability:
+    """How an endpoint did (`tracedb.endpoint_reliability`)."""
+
+    tenant_id: UUID
+    service: str
+    method: str | None
+    path: str | None
+    call_count: int
+    success_rate: float | None
+    client_error_count: int
+    server_error_count: int
+    timeout_count: int
+    retry_count: int
+    mean_duration_ms: float | None
+    median_duration_ms: float | None
+    p95_duration_ms: float | None
+    last_failed_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorGroup:
+    """A kind of failure (`tracedb.error_analysis`)."""
+
+    tenant_id: UUID
+    node_type: str
+    origin: str | None
+    error_type: str
+    error_count: int
+    trace_count: int
+    first_seen_at: datetime
+    last_seen_at: datetime
+    last_message: str | None
+    last_trace_id: UUID
+
+
+@dataclass(frozen=True, slots=True)
+class DashboardSummary:
+    """A tenant's last 7 days and 24 hours (`tracedb.dashboard_summary`)."""
+
+    tenant_id: UUID
+    trace_count_7d: int
+    trace_count_24h: int
+    error_count_7d: int
+    success_rate_7d: float | None
+    median_duration_ms_7d: float | None
+    p95_duration_ms_7d: float | None
+    input_tokens_7d: int | None
+    output_tokens_7d: int | None
+    cost_usd_7d: Decimal | None
+    cost_usd_24h: Decimal | None
+    user_count_7d: int
+    agent_count_7d: int
+    last_started_at: datetime
