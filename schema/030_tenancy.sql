@@ -70,9 +70,10 @@ begin
 end $$;
 
 comment on function tracedb.current_tenant_id() is
-    'The tenant this statement acts for, or null (then no row is visible and none can be written). '
-    'In this order: the one tenant the role is bound to (see bound_tenant_ids); the tenant_id, or '
-    'app_metadata.tenant_id, of request.jwt.claims; the setting tracedb.tenant_id (see set_tenant).';
+    'The tenant this statement acts for, or null (then no row is visible and none can be '
+    'written). In this order: the one tenant the role is bound to (see bound_tenant_ids); the '
+    'tenant_id, or app_metadata.tenant_id, of request.jwt.claims; the setting tracedb.tenant_id '
+    '(see set_tenant).';
 
 create or replace function tracedb.set_tenant(tenant_id uuid)
 returns void

@@ -62,7 +62,15 @@ as $$
         when field.a is null or field.b -> 0 > field.a -> 0 then field.b
         when field.key in ('tags', 'doc_sources')
             then jsonb_build_array(field.a -> 0, tracedb.union_of(field.a -> 1, field.b -> 1))
-        when field.key = 'started_at' then least(field.a, field.b)
+        -- as times: the order of jsonb strings depends on the database's collation
+        when field.key = 'started_at' then case
+            when (field.a ->> 1)::timestamptz <= (field.b ->> 1)::timestamptz then field.a
+            else field.b
+        end
+        when field.key = 'ended_at' then case
+            when (field.a ->> 1)::timestamptz >= (field.b ->> 1)::timestamptz then field.a
+            else field.b
+        end
         when field.key = 'status' then (
             select s from unnest(array[field.a, field.b]) as s
             order by array_position(
@@ -122,7 +130,7 @@ set search_path = ''
 as $$
     select jsonb_build_array(
         coalesce(part_row ->> 'status', 'ok') <> 'running',
-        part_row -> 'ended_at',
+        extract(epoch from (part_row ->> 'ended_at')::timestamptz),
         length(part_row ->> 'content'),
         part_row - array['created_at', 'updated_at']
     )

@@ -9,8 +9,9 @@ from typing import Any
 
 import psycopg
 import pytest
-import servers
 from psycopg import sql
+
+import servers
 from servers import Server
 
 SERVER = pytest.StashKey[Server]()

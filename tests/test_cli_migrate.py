@@ -12,9 +12,9 @@ from typing import Any
 import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
-from servers import Server
 
-from migrations import value
+from servers import Server
+from sources import value
 from tracedb import ledger, resources
 from tracedb.cli import main
 from tracedb.source import Source
@@ -182,16 +182,12 @@ def test_a_reader_that_leaves_early_is_no_error(database: str) -> None:
     assert result.returncode == 141
 
 
-def test_help_needs_neither_a_database_driver_nor_yoyo() -> None:
-    code = (
-        "import sys, tracedb.cli as c; c._parser(); print({'psycopg', 'yoyo'} & set(sys.modules))"
-    )
+def test_help_does_not_wait_for_the_migration_library() -> None:
+    code = "import sys; from tracedb.cli import _parser; _parser(); print(*sys.modules)"
 
-    result = subprocess.run(
-        [sys.executable, "-c", code], check=True, capture_output=True, text=True
-    )
+    result = subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.PIPE)
 
-    assert result.stdout == "set()\n"
+    assert {b"yoyo", b"sqlparse"} & set(result.stdout.split()) == set()
 
 
 COMMANDS = (

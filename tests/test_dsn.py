@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 from psycopg.conninfo import conninfo_to_dict
-from servers import Server
 
+from servers import Server
 from tracedb.dsn import connect, describe, redact, resolve, scrub
 from tracedb.errors import ConnectionFailed, InvalidInput
 

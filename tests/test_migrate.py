@@ -8,10 +8,10 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from servers import Server
 
-from migrations import add, contents, two, value
-from migrations import yoyo as plain_yoyo
+from servers import Server
+from sources import add, contents, two, value
+from sources import yoyo as plain_yoyo
 from tracedb import resources
 from tracedb.errors import (
     ConnectionFailed,
@@ -266,9 +266,12 @@ def test_a_database_of_plain_yoyo_is_taken_over_without_applying_anything(
 ) -> None:
     plain_yoyo(empty_database, resources.folder("migrations"))
 
+    assert status(empty_database).is_current
+    assert migrate(empty_database, dry_run=True) == []
     assert migrate(empty_database) == []
     assert status(empty_database).is_current
     assert contents(empty_database) == contents(database)
+    assert value(empty_database, "select count(*) from tracedb._yoyo_migration") > 0
 
 
 def test_a_plain_yoyo_on_our_ledger_finds_nothing_to_do(database: str) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import psycopg
 import pytest
-from servers import Server
 
-from migrations import contents, value
+from servers import Server
+from sources import contents, value
 from tracedb.migrate import migrate, status
 from tracedb.source import Source
 from tracedb.verify import verify

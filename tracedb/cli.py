@@ -21,7 +21,11 @@ from tracedb.errors import TracedbError, error_class
 if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
 
-SUBJECTS = ("tracedb.cli_migrate", "tracedb.cli_doctor")
+SUBJECTS = (
+    "tracedb.cli_migrate",
+    "tracedb.cli_doctor",
+    "tracedb.cli_partitions",
+)
 
 INTERRUPTED = 130
 BROKEN_PIPE = 141

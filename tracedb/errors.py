@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    # not at run time, so that `tracedb --help` is quick
-    import psycopg
+import psycopg
 
 
 class TracedbError(Exception):
@@ -108,8 +105,6 @@ BY_SQLSTATE: dict[str, type[TracedbError]] = {
 
 def error_class(error: psycopg.Error) -> type[TracedbError]:
     """The class for a database error: by constraint name, by SQLSTATE, by its longest prefix."""
-    import psycopg
-
     by_name = BY_CONSTRAINT.get(error.diag.constraint_name or "")
     if by_name is not None:
         return by_name

@@ -143,27 +143,37 @@ def forget(backend: Backend, migration: Migration) -> None:
         _run(backend.connection, "forget_checksum", id=migration.id)
 
 
-def adopt(backend: Backend, source: Source, is_as_built: Callable[[Connection], bool]) -> list[str]:
-    """Take over a schema that `tracedb migrate` did not build; the ids that need not be applied.
+def applied_elsewhere(conn: Connection, source: Source) -> list[str]:
+    """Ids of ours that a plain `yoyo apply` recorded in another schema, where we have no ledger yet.
 
-    A plain `yoyo apply` keeps its ledger in the first schema of its search path, mostly public:
-    its rows are copied. After `psql -f schema/*.sql` there is no ledger: if the schema is what this
-    version builds, everything is marked. An empty schema is never taken over, so that another
-    project's `0001_initial` is not mistaken for ours.
+    It keeps its ledger in the first schema of its search path, mostly public. Only a schema that
+    was built counts, so that another project's `0001_initial` is not mistaken for ours.
+    """
+    if applied(conn) or not _has_tables(conn):
+        return []
+    ledgers = conn.execute(_SQL["other_ledgers"]).fetchall()
+    rows = [row for (name,) in ledgers for row in conn.execute(f"select migration_id from {name}")]
+    return [migration.id for migration in source if (migration.id,) in rows]
+
+
+def adopt(backend: Backend, source: Source, is_as_built: Callable[[Connection], bool]) -> list[str]:
+    """Take over a schema that we did not build; the ids that need not be applied any more.
+
+    Those that a plain yoyo recorded, or all of them if there is no ledger (`psql -f schema/*.sql`)
+    and the schema is what this version builds.
     """
     conn = backend.connection
-    if applied(conn) or not _value(conn, "has_tables", ledger=list(resources.LEDGER)):
-        return []
-    known: set[str] = set()
-    for (table,) in conn.execute(_SQL["other_ledgers"]).fetchall():
-        known |= {id for (id,) in conn.execute(f"select migration_id from {table}") if id in source}
-    if not known and is_as_built(conn):
-        known = {migration.id for migration in source}
+    known = applied_elsewhere(conn, source)
+    if not known and not applied(conn) and _has_tables(conn) and is_as_built(conn):
+        known = [migration.id for migration in source]
     with backend.transaction():
-        for migration in source:
-            if migration.id in known:
-                backend.mark_one(migration.steps)
-    return sorted(known)
+        for id in known:
+            backend.mark_one(source[id].steps)
+    return known
+
+
+def _has_tables(conn: Connection) -> bool:
+    return bool(_value(conn, "has_tables", ledger=list(resources.LEDGER)))
 
 
 def share(conn: Connection) -> None:

@@ -10,7 +10,8 @@ lock would exclude nobody.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -26,6 +27,7 @@ from tracedb.errors import (
     MigrationForeign,
     NotMigrated,
     TracedbError,
+    error_class,
 )
 from tracedb.ledger import Backend
 from tracedb.source import Migration, Source
@@ -38,7 +40,6 @@ ATTEMPTS = 8
 
 # lock not available, deadlock, serialization, "tuple concurrently updated" (grants from two places)
 _CONTENTION = frozenset({"55P03", "40P01", "40001", "XX000"})
-
 
 _pause = time.sleep
 
@@ -67,13 +68,14 @@ def status(dsn: str | None = None, *, source: Path | None = None) -> Status:
     """What is applied and what is pending. Reads only: it creates nothing and takes no lock."""
     conninfo = where.resolve(dsn)
     ours = Source.read(source)
-    with where.connect(conninfo) as conn:
-        applied = ledger.applied(conn)
+    with _reading(conninfo) as conn:
+        applied = _applied(conn, ours)
+        edited = ours.edited() + ours.edited_since(ledger.checksums(conn))
         return Status(
             database=where.describe(conninfo),
             applied=tuple(id for id in applied if id in ours),
             pending=tuple(migration.id for migration in ours if migration.id not in applied),
-            edited=tuple(ours.edited() + ours.edited_since(ledger.checksums(conn))),
+            edited=tuple(dict.fromkeys(edited)),
             foreign=tuple(id for id in applied if id not in ours),
             invalid_indexes=tuple(ledger.invalid_indexes(conn)),
         )
@@ -94,7 +96,7 @@ def migrate(
     wanted = ours.up_to(to)
     say = progress or _silent
     if dry_run:
-        with where.connect(where.resolve(dsn)) as conn:
+        with _reading(where.resolve(dsn)) as conn:
             applied = _checked(conn, ours)
             return [migration.id for migration in wanted if migration.id not in applied]
 
@@ -147,7 +149,7 @@ def rollback(
         return newest_first[:count]
 
     if dry_run:
-        with where.connect(where.resolve(dsn)) as conn:
+        with _reading(where.resolve(dsn)) as conn:
             return [migration.id for migration in to_undo(_checked(conn, ours))]
 
     doomed: list[str] | None = None
@@ -200,9 +202,13 @@ def _adopt(backend: Backend, ours: Source, *, is_shipped: bool) -> list[str]:
     return ledger.adopt(backend, ours, lambda conn: is_shipped and not compare(conn))
 
 
+def _applied(conn: ledger.Connection, ours: Source) -> list[str]:
+    return ledger.applied(conn) or ledger.applied_elsewhere(conn, ours)
+
+
 def _checked(conn: ledger.Connection, ours: Source) -> list[str]:
     """The ids applied, once it is sure that they are ours and unchanged."""
-    applied = ledger.applied(conn)
+    applied = _applied(conn, ours)
     foreign = [id for id in applied if id not in ours]
     if foreign:
         raise MigrationForeign(
@@ -269,6 +275,16 @@ def _is_passing(error: psycopg.Error) -> bool:
     if code is None or code.startswith(("08", "57P")):
         return isinstance(error, psycopg.OperationalError)
     return code in _CONTENTION
+
+
+@contextmanager
+def _reading(conninfo: str) -> Iterator[ledger.Connection]:
+    """A connection without a lock, whose errors are ours."""
+    with where.connect(conninfo) as conn:
+        try:
+            yield conn
+        except psycopg.Error as error:
+            raise error_class(error)(where.scrub(str(error), conninfo)) from error
 
 
 def _silent(message: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -130,7 +131,7 @@ def _mended(value: object, path: str, level: int) -> object:
     """
     field = path or "record"
     if level >= MAX_DEPTH:
-        raise InvalidInput.of(path.split(".")[0], "nested less than 100 levels deep")
+        raise InvalidInput.of(re.split(r"[.\[]", path)[0], "nested less than 100 levels deep")
     match value:
         case None | bool():
             return value

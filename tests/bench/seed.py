@@ -44,7 +44,7 @@ insert into tracedb.execution_traces (
     route, agent_id, status, error_type, started_at, ended_at, duration_ms, context
 )
 select
-    p.tenant_id, p.trace_id, parent.trace_id, case when p.i % 5 = 0 then 'request-' || p.i end,
+    p.tenant_id, p.trace_id, parent.trace_id, case when p.i % 5 = 4 then 'request-' || p.i end,
     'session-' || p.i / 7, p.user_id, 'api', 'web', 'answer a request',
     (array['booking', 'refund', 'status', 'smalltalk'])[p.i % 4 + 1], 'agent-' || p.i % 12,
     case when p.i % 37 = 0 then 'error' else 'ok' end,
@@ -72,13 +72,13 @@ _PARTS = {
 
 _MAPPED = """
 insert into tracedb.trace_ids (tenant_id, external_id, trace_id)
-select p.tenant_id, 'request-' || p.i, p.trace_id from planned as p where p.i % 5 = 0
+select p.tenant_id, 'request-' || p.i, p.trace_id from planned as p where p.i % 5 = 4
 """
 
 _PAYLOADS = """
 insert into tracedb.trace_payloads (tenant_id, trace_id, kind, content, recorded_at)
 select p.tenant_id, p.trace_id, 'prompt', repeat(md5(p.i::text), 20), p.at
-from planned as p where p.i % 5 = 0
+from planned as p where p.i % 5 = 4
 """
 
 
@@ -94,6 +94,7 @@ def fill(
     days: int = 90,
     tenants: int = TENANTS,
     users: int = USERS,
+    part_bytes: int = 1_300,
 ) -> None:
     """As a superuser, who is above row-level security; leaves a temporary table `planned`."""
     conn.execute("select set_config('synchronous_commit', 'off', false)")
@@ -103,24 +104,23 @@ def fill(
     size = {"as_of": as_of, "days": days, "traces": traces, "tenants": tenants, "users": users}
     with conn.transaction():
         psycopg.ClientCursor(conn).execute(_PLAN, size)
-        for statement in (_TRACES, *_part_statements(), _MAPPED, _PAYLOADS):
+        for statement in (_TRACES, *_part_statements(part_bytes), _MAPPED, _PAYLOADS):
             conn.execute(statement)
     conn.autocommit = True
     conn.execute("vacuum (analyze)")
 
 
-def _part_statements() -> list[str]:
+def _part_statements(size: int) -> list[str]:
     statements = []
     first = 1
     for table, (each, columns, values) in _PARTS.items():
-        # psycopg takes no notice of % here: these have no parameters
         statements.append(
             f"insert into tracedb.{table} (tenant_id, trace_id, span_id, name, status, started_at,"
             f" ended_at, attributes, {columns}) "
             "select p.tenant_id, p.trace_id, decode(lpad(to_hex(part), 16, '0'), 'hex'), 'step',"
             " case when p.i % 41 = 0 then 'error' else 'ok' end, p.at + part * interval '20 ms',"
             " p.at + part * interval '40 ms',"
-            f" jsonb_build_object('text', repeat(md5(p.i::text), 40)), {values} "
+            f" jsonb_build_object('text', repeat(md5(p.i::text), {size // 32})), {values} "
             f"from planned as p cross join generate_series({first}, {first + each - 1}) as part"
         )
         first += each

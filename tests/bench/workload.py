@@ -14,12 +14,7 @@ _FIRST = datetime(2026, 1, 5, tzinfo=UTC)
 _DAYS = 7
 _TENANTS = 8
 _USERS = 2_000
-_WORDS = (
-    "agent answer balance booking call cancel check confirm context customer date delay detail "
-    "email error fare flight found hotel input item latency order passenger payment policy price "
-    "query reason refund request reservation response result retry route seat search select "
-    "session status summary ticket tool total update user value window"
-).split()
+_WORDS = ["agent", "answer", "balance", "booking", "call", "cancel", "check", "confirm", "context", "customer", "date", "delay", "detail", "email", "error", "fare", "flight", "found", "hotel", "input", "item", "latency", "order", "passenger", "payment", "policy", "price", "query", "reason", "refund", "request", "reservation", "response", "result", "retry", "route", "seat", "search", "select", "session", "status", "summary", "ticket", "tool", "total", "update", "user", "value", "window"]
 
 
 def tenants() -> list[UUID]:
@@ -40,7 +35,7 @@ def batches(traces: int, size: int) -> Iterator[tuple[UUID, str]]:
             yield tenant, f"[{','.join(rest)}]"
 
 
-def weeks() -> tuple[datetime, datetime]:
+def span() -> tuple[datetime, datetime]:
     """The first and the last moment of the data."""
     return _FIRST, _FIRST + timedelta(days=_DAYS)
 

@@ -5,6 +5,7 @@ with relation as (
     select c.oid, c.relacl, c.relowner
     from pg_catalog.pg_class as c
     where c.relnamespace = 'tracedb'::regnamespace and c.relkind in ('r', 'p')
+        and c.relname !~ '^(_yoyo_|yoyo_lock$|_migration_)'  -- the migrator's own
 ),
 granted as (
     select r.oid as relation, a.grantee as role, a.privilege_type as command

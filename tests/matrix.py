@@ -1,0 +1,517 @@
+"""Who can do what to whose rows, tried on every object that the catalog lists.
+
+Tenant A acts, tenant B is the one who must not be noticed. Whatever A tries is tried twice: with
+B's rows there, and with them gone. If the two answers differ in a row, a count or an SQLSTATE, A
+has learnt something of B. That needs no knowledge of what an object does, so objects added later
+are covered by being there.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import psycopg
+from psycopg import sql
+
+from objects import Connection, Function, Relation, functions, relations
+from two_tenants import FOREIGN, NOW, ONLY, SHARED, A, B, records
+
+BOUND = "tracedb_test_bound"
+STRANGER = "tracedb_test_stranger"
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """Somebody, and the one tenant whose rows are theirs (None: nobody's; trusted: everybody's)."""
+
+    name: str
+    role: str
+    grants: str | None
+    setting: UUID | None = None
+    claims: str = ""
+    tenant: UUID | None = None
+    trusted: bool = False
+
+
+ACTORS = (
+    Actor("app as A", "tracedb_app", "tracedb_app", setting=A, tenant=A),
+    Actor("app without a tenant", "tracedb_app", "tracedb_app"),
+    Actor(
+        "app with A's token and B's setting",
+        "tracedb_app",
+        "tracedb_app",
+        setting=B,
+        claims=json.dumps({"tenant_id": str(A)}),
+        tenant=A,
+    ),
+    Actor(
+        "app with a token of no tenant and B's setting",
+        "tracedb_app",
+        "tracedb_app",
+        setting=B,
+        claims='{"sub": "somebody"}',
+    ),
+    Actor("reader as A", "tracedb_reader", "tracedb_reader", setting=A, tenant=A),
+    Actor("reader without a tenant", "tracedb_reader", "tracedb_reader"),
+    Actor("role bound to A", BOUND, "tracedb_app", tenant=A),
+    Actor("role bound to A with B's setting", BOUND, "tracedb_app", setting=B, tenant=A),
+    Actor(
+        "role bound to A with B's token",
+        BOUND,
+        "tracedb_app",
+        claims=json.dumps({"tenant_id": str(B)}),
+        tenant=A,
+    ),
+    Actor("stranger", STRANGER, None, setting=A),
+    Actor("service as A", "tracedb_service", "tracedb_service", setting=A, trusted=True),
+    Actor("service without a tenant", "tracedb_service", "tracedb_service", trusted=True),
+    Actor("maintainer", "tracedb_maintainer", "tracedb_maintainer", trusted=True),
+)
+
+# What each role may do to the tables that ingest writes. For any other object the grant itself is
+# the decision, and only its reach is tried.
+EVENT_RULES = {
+    "tracedb_app": {"select", "insert", "update"},
+    "tracedb_reader": {"select"},
+    "tracedb_service": {"select", "insert", "update"},
+    "tracedb_maintainer": {"select"},
+}
+
+# Answers that differ from call to call without telling anything.
+RANDOM = {"new_id"}
+
+DENIED = {"42501"}
+# An aggregate or join view is refused by what it is before anybody asks for rights.
+DENIED_ON_VIEWS = DENIED | {"55000", "0A000", "42809"}
+
+
+@contextmanager
+def roles(admin: Connection) -> Iterator[None]:
+    """The roles that the schema does not bring: one bound to tenant A, and one without rights."""
+    made = (f"tracedb_tenant_{A}", BOUND, STRANGER)
+    for name in made:
+        admin.execute(sql.SQL("drop role if exists {}").format(sql.Identifier(name)))
+        admin.execute(sql.SQL("create role {}").format(sql.Identifier(name)))
+    try:
+        admin.execute(
+            sql.SQL("grant tracedb_app, {} to {}").format(
+                sql.Identifier(made[0]), sql.Identifier(BOUND)
+            )
+        )
+        yield
+    finally:
+        for name in made:
+            admin.execute(sql.SQL("drop role {}").format(sql.Identifier(name)))
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a statement answered: its rows and their number, or an SQLSTATE."""
+
+    count: int = 0
+    rows: tuple[str, ...] = ()
+    sqlstate: str = ""
+
+    def __str__(self) -> str:
+        return self.sqlstate or f"{self.count} rows"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Probe:
+    """One act of one actor on one object."""
+
+    actor: Actor
+    object: str
+    act: str
+    statement: str
+    params: tuple[Any, ...] = ()
+    writes: bool = True
+
+
+def attempt(conn: Connection, probe: Probe) -> Outcome:
+    """Act, see what comes of it, and take it back."""
+    with _savepoint(conn):
+        conn.execute(_identity(probe.actor))
+        return _outcome(conn, probe)
+
+
+@contextmanager
+def _savepoint(conn: Connection) -> Iterator[None]:
+    conn.execute("savepoint probe")
+    try:
+        yield
+    finally:
+        conn.execute("rollback to savepoint probe; release savepoint probe")
+
+
+def _identity(actor: Actor) -> sql.Composed:
+    # set_tenant() is one of the functions on trial, so it is not used here.
+    return sql.SQL(
+        "set local role {}; set local tracedb.tenant_id = {}; set local request.jwt.claims = {}"
+    ).format(
+        sql.Identifier(actor.role),
+        sql.Literal(str(actor.setting or "")),
+        sql.Literal(actor.claims),
+    )
+
+
+def _outcome(conn: Connection, probe: Probe) -> Outcome:
+    try:
+        cursor = conn.execute(probe.statement.encode(), probe.params or None)
+        rows = tuple(sorted(map(repr, cursor.fetchall()))) if cursor.description else ()
+        return Outcome(max(cursor.rowcount, 0), rows)
+    except psycopg.Error as error:
+        return Outcome(sqlstate=error.sqlstate or "connection lost")
+
+
+def tenant_tables(conn: Connection) -> list[str]:
+    """Every table that holds rows of tenants."""
+    return [
+        relation.name
+        for relation in relations(conn)
+        if relation.kind in ("event", "tenant") and relation.has_tenant
+    ]
+
+
+def fingerprint(conn: Connection, spared: UUID | None) -> tuple[Any, ...]:
+    """Changes with any row of any tenant but `spared`."""
+    query = " union all ".join(
+        f"select '{table}', md5(coalesce(string_agg(md5(t::text), '' order by md5(t::text)), ''))"
+        f" from {table} as t where tenant_id is distinct from %(spared)s"
+        for table in tenant_tables(conn)
+    )
+    return tuple(conn.execute(query.encode(), {"spared": spared}).fetchall())
+
+
+@contextmanager
+def without(conn: Connection, *tenants: UUID) -> Iterator[None]:
+    """The same database, had these tenants never written."""
+    conn.execute("savepoint before")
+    for table in tenant_tables(conn):
+        conn.execute(f"delete from {table} where tenant_id = any(%s)".encode(), [list(tenants)])
+    yield
+    conn.execute("rollback to savepoint before; release savepoint before")
+
+
+def findings(conn: Connection, only: str | None = None) -> list[str]:
+    """What is wrong with the isolation of the tenants, object by object; nothing is changed.
+
+    As the administrator of a database that `fill` was called on; `only` names one object.
+    """
+    problems: list[str] = []
+    probes: list[Probe] = []
+    for relation in relations(conn):
+        if only in (None, relation.name):
+            problems += _unsuited(conn, relation)
+            for actor in ACTORS:
+                more, wrong = _relation_probes(conn, relation, actor)
+                probes += more
+                problems += wrong
+    for function in functions(conn):
+        if only in (None, function.name):
+            if function.kind not in ("f", "a"):
+                problems.append(f"{function.name}: no rule for its kind")
+                continue
+            for actor in ACTORS:
+                more, wrong = _function_probes(conn, function, actor)
+                probes += more
+                problems += wrong
+    return problems + _noticed(conn, probes)
+
+
+def _noticed(conn: Connection, probes: list[Probe]) -> list[str]:
+    """Acts that answer differently when the rows of others are gone, or that change those rows."""
+    own = {actor: (B,) if actor.tenant else (A, B) for actor in ACTORS}
+    before = {tenant: fingerprint(conn, tenant) for tenant in (A, None)}
+    problems = []
+    answers = {}
+    for probe in probes:
+        with _savepoint(conn):
+            conn.execute(_identity(probe.actor))
+            answers[probe] = _outcome(conn, probe)
+            if probe.writes and not answers[probe].sqlstate:
+                conn.execute("set local role none")
+                if fingerprint(conn, probe.actor.tenant) != before[probe.actor.tenant]:
+                    problems.append(
+                        f"{probe.actor.name}: {probe.act} {probe.object}: changes rows of others"
+                    )
+    for others in ((B,), (A, B)):
+        with without(conn, *others):
+            for probe in probes:
+                if own[probe.actor] == others:
+                    alone = attempt(conn, probe)
+                    if alone != answers[probe]:
+                        problems.append(
+                            f"{probe.actor.name}: {probe.act} {probe.object}:"
+                            f" {answers[probe]}, but {alone} when nobody else has rows"
+                        )
+    return problems
+
+
+def _unsuited(conn: Connection, relation: Relation) -> list[str]:
+    """Why trying the relation would prove nothing."""
+    if relation.kind not in ("event", "tenant", "setting", "partition", "ledger", "view"):
+        return [f"{relation.name}: no rule for a {relation.kind}"]
+    if relation.is_closed:
+        return []
+    problems = []
+    if not relation.granted:
+        problems.append(f"{relation.name}: granted to nobody: decide in 900_grants.sql")
+    if relation.kind == "event" and not relation.has_tenant:
+        problems.append(f"{relation.name}: partitioned without a tenant_id")
+    for tenant in (A, B):
+        if relation.has_tenant and _count(conn, relation, tenant) == 0:
+            problems.append(f"{relation.name}: no row of {tenant}: let two_tenants.fill write some")
+    return problems
+
+
+def _expected(relation: Relation, actor: Actor, verb: str) -> str:
+    """Whose rows the act reaches: denied, own (perhaps none), or all."""
+    if relation.is_closed or actor.grants is None or verb == "truncate":
+        return "denied"
+    if relation.kind == "event":
+        allowed = verb in EVENT_RULES[actor.grants]
+    else:
+        allowed = (actor.grants, verb) in relation.granted
+        if not relation.has_tenant and not actor.trusted:
+            # Nothing would keep tenants apart in it.
+            allowed = False
+    if not allowed:
+        return "denied"
+    return "all" if actor.trusted else "own"
+
+
+def _count(conn: Connection, relation: Relation, tenant: UUID | None) -> int:
+    """The rows of a tenant (None: of everybody), as the administrator counts them."""
+    where = "where tenant_id = %s" if tenant else ""
+    params = [tenant] if tenant else None
+    row = conn.execute(f"select count(*) from {relation.name} {where}".encode(), params).fetchone()
+    assert row is not None
+    count: int = row[0]
+    return count
+
+
+def _relation_probes(
+    conn: Connection, relation: Relation, actor: Actor
+) -> tuple[list[Probe], list[str]]:
+    """Try the five verbs; what is to be tried again without the others, and what was wrong."""
+    name = relation.name
+    statements = {
+        "select": f"select * from {name}",
+        "insert": f"insert into {name} select * from {name}"
+        + ("" if relation.kind == "view" else " on conflict do nothing"),
+        "update": f"update {name} set tenant_id = tenant_id",
+        "delete": f"delete from {name}",
+        "truncate": f"truncate {name}",
+    }
+    if not relation.has_tenant:
+        column = _first_column(conn, relation)
+        statements["update"] = f'update {name} set "{column}" = "{column}"'
+    denied = DENIED_ON_VIEWS if relation.kind == "view" else DENIED
+    again: list[Probe] = []
+    wrong: list[str] = []
+    for verb, statement in statements.items():
+        expected = _expected(relation, actor, verb)
+        probe = Probe(actor, name, verb, statement, writes=verb != "select")
+        outcome = attempt(conn, probe)
+        if expected == "denied":
+            right = outcome.sqlstate in denied
+            wanted = "denied"
+        elif verb == "insert":
+            # every row is there already; with a foreign one among them it would be refused
+            right = outcome == Outcome()
+            wanted = "no error"
+        else:
+            tenant = None if expected == "all" else actor.tenant
+            reach = 0 if expected == "own" and not tenant else _count(conn, relation, tenant)
+            right = not outcome.sqlstate and outcome.count == reach
+            wanted = f"{reach} rows"
+        if not right:
+            wrong.append(f"{actor.name}: {verb} {name}: {outcome} instead of {wanted}")
+        elif expected == "own":
+            again.append(probe)
+    if relation.kind in ("event", "tenant") and relation.has_tenant and not actor.trusted:
+        more, still_wrong = _trespasses(conn, relation, actor)
+        again += more
+        wrong += still_wrong
+    return again, wrong
+
+
+def _first_column(conn: Connection, relation: Relation) -> str:
+    row = conn.execute(
+        "select attname from pg_catalog.pg_attribute"
+        " where attrelid = %s::regclass and attnum > 0 and not attisdropped order by attnum",
+        [relation.name],
+    ).fetchone()
+    assert row is not None
+    column: str = row[0]
+    return column
+
+
+def _trespasses(
+    conn: Connection, relation: Relation, actor: Actor
+) -> tuple[list[Probe], list[str]]:
+    """Write rows of B, hand rows to B, take B's ids."""
+    row = _row_only_b_has(conn, relation)
+    if row is None:
+        return [], [f"{relation.name}: B has no row that A has not: let two_tenants.fill write one"]
+    theirs = json.loads(row)
+    insert = (
+        f"insert into {relation.name} select (json_populate_record(null::{relation.name}, %s)).*"
+    )
+    ours = json.dumps({**theirs, "tenant_id": str(A)})
+    again: list[Probe] = []
+    wrong: list[str] = []
+    for act, statement, params in (
+        ("insert B's row into", insert, (json.dumps(theirs),)),
+        (
+            "insert B's row, or do nothing, into",
+            f"{insert} on conflict do nothing",
+            (json.dumps(theirs),),
+        ),
+        ("give rows to B in", f"update {relation.name} set tenant_id = %s", (B,)),
+    ):
+        probe = Probe(actor, relation.name, act, statement, params)
+        outcome = attempt(conn, probe)
+        # Without rows there is nothing to give away.
+        harmless = outcome == Outcome() and "give" in act and actor.tenant is None
+        if outcome.sqlstate not in DENIED and not harmless:
+            wrong.append(f"{actor.name}: {act} {relation.name}: {outcome} instead of denied")
+        again.append(probe)
+    for act, statement in (
+        ("use B's ids in", insert),
+        ("use B's ids, or do nothing, in", f"{insert} on conflict do nothing"),
+    ):
+        again.append(Probe(actor, relation.name, act, statement, (ours,)))
+    return again, wrong
+
+
+def _row_only_b_has(conn: Connection, relation: Relation) -> str | None:
+    keys = [
+        column
+        for (column,) in conn.execute(
+            "select a.attname from pg_catalog.pg_index as i"
+            " join pg_catalog.pg_attribute as a"
+            " on a.attrelid = i.indrelid and a.attnum = any(i.indkey)"
+            " where i.indrelid = %s::regclass and i.indisprimary and a.attname <> 'tenant_id'",
+            [relation.name],
+        )
+    ]
+    same = " and ".join(["o.tenant_id = %(a)s", *(f'o."{key}" = t."{key}"' for key in keys)])
+    unless = f"and not exists (select from {relation.name} as o where {same})" if keys else ""
+    row = conn.execute(
+        f"select row_to_json(t)::text from {relation.name} as t"
+        f" where tenant_id = %(b)s {unless} order by t::text limit 1".encode(),
+        {"a": A, "b": B},
+    ).fetchone()
+    return row and row[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Whose rows a function is asked for: the tenant named, and the ids."""
+
+    name: str
+    tenant: UUID
+    trace_id: UUID
+    external_id: str
+    number: int
+
+
+TARGETS = (
+    Target("B's own rows as B", B, ONLY[B], FOREIGN[B], 6),
+    Target("B's own rows as A", A, ONLY[B], FOREIGN[B], 6),
+    Target("shared ids as B", B, SHARED, "shared", 1),
+    Target("shared ids as A", A, SHARED, "shared", 1),
+)
+
+
+def _function_probes(
+    conn: Connection, function: Function, actor: Actor
+) -> tuple[list[Probe], list[str]]:
+    """Call it for B and for A, with B's ids and with shared ones."""
+    again: list[Probe] = []
+    wrong: list[str] = []
+    allowed = actor.grants in function.granted
+    for target in TARGETS if allowed and not actor.trusted else TARGETS[:1]:
+        for left_out in {0, function.defaults}:
+            probe = _call(conn, function, actor, target, left_out)
+            outcome = attempt(conn, probe)
+            at_home = actor.trusted or target.tenant == actor.tenant
+            if not allowed and outcome.sqlstate not in DENIED:
+                wrong.append(f"{actor.name}: {probe.act} {function.name}: {outcome}, not denied")
+            elif allowed and at_home and outcome.sqlstate in DENIED:
+                wrong.append(f"{actor.name}: {probe.act} {function.name}: denied within")
+            elif allowed and not actor.trusted and function.short_name not in RANDOM:
+                again.append(probe)
+    return again, wrong
+
+
+def _call(
+    conn: Connection, function: Function, actor: Actor, target: Target, left_out: int
+) -> Probe:
+    given = function.arguments[: len(function.arguments) - left_out]
+    params = tuple(_value(conn, function, name, type_, target) for name, type_ in given)
+    arguments = ", ".join(f"%s::{type_}" for _, type_ in given)
+    called = f"tracedb.{function.short_name}({arguments})"
+    return Probe(
+        actor,
+        function.name,
+        f"call for {target.name}" + (", by default," if left_out else ""),
+        f"select {called}" if function.kind == "a" else f"select * from {called}",
+        params,
+        writes=function.volatile,
+    )
+
+
+def _value(conn: Connection, function: Function, name: str, type_: str, target: Target) -> Any:
+    """Something of the target's that fits the argument."""
+    wanted = {"trace_id": str(target.trace_id)}
+    items = [json.dumps(r) for r in records(target.tenant, NOW, wanted, target.number)]
+    named = {
+        ("tenant_id", "uuid"): target.tenant,
+        ("table_name", "text"): "llm_spans",
+        ("parent", "text"): "llm_spans",
+        ("item", "text"): items[0],
+        ("texts", "text[]"): items,
+        ("records", "jsonb[]"): items,
+        ("item", "jsonb"): items[0],
+        ("mapped", "jsonb"): json.dumps({target.external_id: str(target.trace_id)}),
+        ("trace_rows", "jsonb[]"): [_row(conn, "execution_traces", target)],
+        ("parents", "integer[]"): [None],
+    }
+    by_type = {
+        "uuid": target.trace_id,
+        "text": target.external_id,
+        "text[]": [target.external_id],
+        "json": f"[{', '.join(items)}]",
+        "jsonb": _row(conn, "llm_spans", target),
+        "jsonb[]": [_row(conn, "llm_spans", target)],
+        "integer": 1,
+        "integer[]": [1],
+        "timestamp with time zone": NOW,
+        "timestamp with time zone[]": [NOW],
+        "regclass": "tracedb.llm_spans",
+        "tracedb.partition_policies": "(traces,{llm_spans},week,1)",
+    }
+    if (name, type_) in named:
+        return named[name, type_]
+    if type_ not in by_type:
+        raise AssertionError(f"{function.name}: no value to try {name} {type_} with: add one here")
+    return by_type[type_]
+
+
+def _row(conn: Connection, table: str, target: Target) -> str:
+    """A row of B's (or, for shared ids, of the target's) that says it is the target's."""
+    row = conn.execute(
+        f"select to_jsonb(t) from tracedb.{table} as t where trace_id = %s"
+        " order by tenant_id = %s desc limit 1".encode(),
+        [target.trace_id, B],
+    ).fetchone()
+    assert row is not None
+    return json.dumps({**row[0], "tenant_id": str(target.tenant)})

@@ -1,0 +1,132 @@
+-- plans.sql: the documented queries, each with the indexes it reads.
+
+-- test_plans.py runs every query under row-level security and compares. Each index is followed by
+-- the number of partitions with rows that the query may read through it: "all", or few because the
+-- others are pruned ("recent": the weeks that 8 days touch). "a|b": either; both begin with the
+-- tenant, and for the rows of a whole week they cost the same.
+
+-- trace_by_id: the header of a trace.
+--     execution_traces_pkey 1
+select * from tracedb.execution_traces where tenant_id = :'tenant' and trace_id = :'trace';
+
+-- decisions_of_trace: the routing decisions of a trace.
+--     agent_routing_decisions_pkey 1
+select * from tracedb.agent_routing_decisions where tenant_id = :'tenant' and trace_id = :'trace';
+
+-- hooks_of_trace: the hook executions of a trace.
+--     hook_executions_pkey 1
+select * from tracedb.hook_executions where tenant_id = :'tenant' and trace_id = :'trace';
+
+-- calls_of_trace: the endpoint calls of a trace.
+--     endpoint_calls_pkey 1
+select * from tracedb.endpoint_calls where tenant_id = :'tenant' and trace_id = :'trace';
+
+-- spans_of_trace: the spans of a trace.
+--     llm_spans_pkey 1
+select * from tracedb.llm_spans where tenant_id = :'tenant' and trace_id = :'trace';
+
+-- payloads_of_trace: the texts of a trace.
+--     trace_payloads_pkey 1
+select * from tracedb.trace_payloads where tenant_id = :'tenant' and trace_id = :'trace';
+
+-- trace_of_external_id: the trace that a foreign id means.
+--     trace_ids_pkey 1
+select tracedb.find_trace(:'external', :'tenant');
+
+-- trace_of_own_id: the same, asked with the trace's own id.
+--     trace_ids_pkey 1
+--     execution_traces_pkey 1
+select tracedb.find_trace(:'trace', :'tenant');
+
+-- whole_trace: a trace and all its parts as one document.
+--     execution_traces_pkey 1
+--     execution_traces_parent_trace_id_idx all
+--     agent_routing_decisions_pkey 1
+--     hook_executions_pkey 1
+--     endpoint_calls_pkey 1
+--     llm_spans_pkey 1
+--     trace_payloads_pkey 1
+select tracedb.get_trace(:'trace', :'tenant');
+
+-- tree: a trace and its nested executions as one tree.
+--     execution_traces_pkey|execution_traces_user_id_idx 1
+--     execution_traces_parent_trace_id_idx all
+--     agent_routing_decisions_pkey 1
+--     hook_executions_pkey 1
+--     endpoint_calls_pkey 1
+--     llm_spans_pkey 1
+select * from tracedb.trace_tree(:'trace', :'tenant');
+
+-- nested: the executions that a trace started; a nested one is at most a day older (by its clock).
+--     execution_traces_parent_trace_id_idx all
+select trace_id from tracedb.execution_traces
+where tenant_id = :'tenant' and parent_trace_id = :'trace'
+    and trace_id >= tracedb.uuid_floor(tracedb.uuid_time(:'trace') - interval '1 day');
+
+-- newest_of_user: the newest traces of a user.
+--     execution_traces_user_id_idx all
+select * from tracedb.execution_traces
+where tenant_id = :'tenant' and user_id = :'user'
+order by trace_id desc limit 10;
+
+-- newest_of_user_this_week: the same, as far back as a time.
+--     execution_traces_user_id_idx recent
+select * from tracedb.execution_traces
+where tenant_id = :'tenant' and user_id = :'user'
+    and trace_id >= tracedb.uuid_floor(now() - interval '7 days')
+order by trace_id desc limit 10;
+
+-- newest: the newest traces of a tenant.
+--     execution_traces_pkey all
+select * from tracedb.execution_traces
+where tenant_id = :'tenant' order by trace_id desc limit 10;
+
+-- newest_failures: the newest traces that failed.
+--     execution_traces_failed_idx all
+select * from tracedb.execution_traces
+where tenant_id = :'tenant' and status in ('error', 'timeout')
+order by trace_id desc limit 10;
+
+-- summary_of_trace: a trace with its counts and its cost.
+--     execution_traces_pkey|execution_traces_user_id_idx 1
+--     agent_routing_decisions_pkey 1
+--     hook_executions_pkey 1
+--     endpoint_calls_pkey 1
+--     llm_spans_pkey 1
+select * from tracedb.trace_summary where tenant_id = :'tenant' and trace_id = :'trace';
+
+-- newest_summaries_of_user: a user's history with counts and costs; parts of these 10 traces only.
+--     execution_traces_user_id_idx all
+--     agent_routing_decisions_pkey 10
+--     hook_executions_pkey 10
+--     endpoint_calls_pkey 10
+--     llm_spans_pkey 10
+select * from tracedb.trace_summary
+where tenant_id = :'tenant' and user_id = :'user'
+order by trace_id desc limit 10;
+
+-- dashboard: the last 7 days of a tenant.
+--     execution_traces_pkey|execution_traces_user_id_idx recent
+--     llm_spans_pkey recent
+select * from tracedb.dashboard_summary where tenant_id = :'tenant';
+
+-- agents: the agents of a tenant, over all its traces.
+--     execution_traces_pkey|execution_traces_user_id_idx all
+--     llm_spans_pkey all
+select * from tracedb.agent_performance where tenant_id = :'tenant';
+
+-- hooks: the hooks of a tenant.
+--     hook_executions_pkey all
+select * from tracedb.hook_performance_summary where tenant_id = :'tenant';
+
+-- endpoints: the endpoints that a tenant called.
+--     endpoint_calls_pkey all
+select * from tracedb.endpoint_reliability where tenant_id = :'tenant';
+
+-- failures: what fails for a tenant.
+--     execution_traces_failed_idx all
+--     agent_routing_decisions_pkey all
+--     hook_executions_pkey all
+--     endpoint_calls_pkey all
+--     llm_spans_pkey all
+select * from tracedb.error_analysis where tenant_id = :'tenant';

@@ -1,0 +1,78 @@
+"""What the README shows works as it is written there."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import psycopg
+from servers import psql
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def block(language: str) -> str:
+    found = re.search(rf"```{language}\n(.*?)```", README, re.DOTALL)
+    assert found is not None
+    return found[1]
+
+
+def test_the_eight_lines_of_python_run(database: str) -> None:
+    result = subprocess.run(
+        [sys.executable, "-c", block("python")],
+        env={**os.environ, "TRACEDB_DSN": database},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert result.returncode == 0, result.stderr
+    assert "AgentPerformance(" in result.stdout
+    assert "agent_id='helpdesk'" in result.stdout
+    assert "TreeNode(node_no=1" in result.stdout
+
+
+def test_the_same_in_sql_runs(database: str) -> None:
+    shown = psql(database, input=block("sql"))
+
+    assert '"inserted": 1' in shown
+    assert "helpdesk" in shown
+    assert "0.0021" in shown
+
+
+def test_the_files_the_readme_points_to_exist() -> None:
+    paths = re.findall(r"`((?:tests|scripts|schema|migrations|tracedb)/[\w./-]*)`", README)
+
+    assert paths
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+
+
+def test_record_types_of_the_readme_are_those_of_the_schema(database: str) -> None:
+    rows = re.findall(r"^\| `(\w+)` \| [^|]* \| ([^|]*) \|$", README, re.MULTILINE)
+    shown = {name: re.findall(r"`(\w+)`", fields) for name, fields in rows}
+    with psycopg.connect(database) as conn:
+        known = dict(conn.execute("select type, required from tracedb.record_types()").fetchall())
+
+    assert shown == known
+
+
+def test_cron_makes_partitions_and_drains_the_default_ones(database: str) -> None:
+    with psycopg.connect(database) as conn:
+        conn.execute("update tracedb.partition_policies set ahead_periods = 6")
+    command = Path(sys.executable).with_name("tracedb")
+    cron = {**os.environ, "TRACEDB_DSN": database, "TRACEDB": str(command)}
+
+    runs = [
+        subprocess.run(
+            [ROOT / "scripts" / "partitions"], env=cron, capture_output=True, text=True, check=True
+        ).stdout
+        for _ in range(2)
+    ]
+
+    assert runs[0].count("made llm_spans_p") == 2
+    assert runs[1] == "nothing to do\n"

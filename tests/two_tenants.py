@@ -1,0 +1,97 @@
+"""Two tenants that use the same ids, with rows of every record type in every kind of partition."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import psycopg
+
+A = UUID("0000000a-0000-4000-8000-000000000000")
+B = UUID("0000000b-0000-4000-8000-000000000000")
+
+
+def uuid7(at: datetime, number: int) -> UUID:
+    """The id of a trace that started at that time."""
+    return UUID(int=int(at.timestamp() * 1000) << 80 | 7 << 76 | 2 << 62 | number)
+
+
+NOW = datetime.now(UTC).replace(microsecond=0)
+SHARED = uuid7(NOW, 1)
+ONLY = {A: uuid7(NOW, 10), B: uuid7(NOW, 11)}
+FOREIGN = {A: "only-a", B: "only-b"}
+FRESH = NOW - timedelta(days=40)  # its partitions are made by fill()
+STRAY = datetime(2150, 1, 1, tzinfo=UTC)  # has no partition but the default one
+
+
+def records(tenant: UUID, at: datetime, name: dict[str, str], number: int) -> list[dict[str, Any]]:
+    """A failed trace with one part of every type, told by `name`: a trace_id or external_id."""
+    whose = "A" if tenant == A else "B"
+    common = {**name, "started_at": at.isoformat(), "status": "error", "error_type": f"of {whose}"}
+    part = {**common, "duration_ms": 5}
+    span_id = f"{number:016x}"
+    return [
+        {
+            "type": "trace",
+            **common,
+            "duration_ms": 9,
+            "name": f"of {whose}",
+            "agent_id": f"agent of {whose}",
+            "user_id": f"user of {whose}",
+            "prompt": f"said by {whose}",
+        },
+        {"type": "routing_decision", **part, "span_id": span_id, "selected_agent": whose},
+        {"type": "hook", **part, "span_id": f"1{span_id[1:]}", "hook_type": whose},
+        {"type": "endpoint_call", **part, "span_id": f"2{span_id[1:]}", "service": whose},
+        {
+            "type": "span",
+            **common,
+            "span_id": f"3{span_id[1:]}",
+            "operation_type": "llm",
+            "request_model": whose,
+            "cost_usd": 1,
+        },
+        {
+            "type": "payload",
+            **name,
+            "recorded_at": at.isoformat(),
+            "span_id": span_id,
+            "kind": "input",
+            "content": whose,
+        },
+    ]
+
+
+def all_records(tenant: UUID) -> list[dict[str, Any]]:
+    """What the tenant stores: shared ids in three kinds of partition, and some of its own."""
+    named = [
+        (NOW, {"trace_id": str(SHARED)}),
+        (NOW, {"external_id": "shared"}),
+        (FRESH, {"trace_id": str(uuid7(FRESH, 2))}),
+        (STRAY, {"trace_id": str(uuid7(STRAY, 3))}),
+        (NOW, {"trace_id": str(ONLY[tenant])}),
+        (NOW, {"external_id": FOREIGN[tenant]}),
+    ]
+    return [
+        record
+        for number, (at, name) in enumerate(named, start=1)
+        for record in records(tenant, at, name, number)
+    ]
+
+
+def fill(conn: psycopg.Connection[Any]) -> None:
+    """Give both tenants rows in every table, in new, old and default partitions."""
+    conn.execute("select count(*) from tracedb.ensure_partitions(since => %s)", [FRESH])
+    for tenant, name in ((A, "a"), (B, "b")):
+        conn.execute(
+            "insert into tracedb.tenants (tenant_id, external_id, name) values (%s, %s, %s)",
+            [tenant, name, name],
+        )
+        answer = conn.execute(
+            "select tracedb.ingest(%s::json, %s)", [json.dumps(all_records(tenant)), tenant]
+        ).fetchone()
+        assert answer is not None
+        assert answer[0]["rejected"] == []
+        assert answer[0]["inserted"] == len(all_records(tenant))
