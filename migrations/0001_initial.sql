@@ -106,16 +106,21 @@ begin
             where coalesce(pg_catalog.to_jsonb(m) ->> 'inherit_option', 'true') = 'true'
                 or coalesce(pg_catalog.to_jsonb(m) ->> 'set_option', 'true') = 'true'
         )
-        select array_agg(distinct substr(r.rolname, 16)::uuid)
+        -- A name without a uuid in it binds to no tenant (null), so that a slip in it opens nothing.
+        select array_agg(distinct case
+            when r.rolname ~* '^tracedb_tenant_[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$'
+                then substr(r.rolname, 16)::uuid
+        end)
         from held
         join pg_catalog.pg_roles as r on r.oid = held.oid
-        where r.rolname ~ '^tracedb_tenant_[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$'
+        where r.rolname ~ '^tracedb_tenant_'
     ), '{}');
 end $$;
 
 comment on function tracedb.bound_tenant_ids() is
     'Tenants that the login or the current role is bound to: the uuids in the names of the roles '
-    'tracedb_tenant_<uuid> it is a member of. Empty for an unbound role.';
+    'tracedb_tenant_<uuid> it is a member of (null for a name without a uuid). Empty for an '
+    'unbound role.';
 
 create or replace function tracedb.current_tenant_id()
 returns uuid
@@ -403,24 +408,19 @@ declare
     partition constant text := parent || to_char(from_time, '"_p"YYYYMMDD');
     lowest constant uuid := tracedb.uuid_floor(from_time);
     highest constant uuid := tracedb.uuid_floor(to_time);
-    strays boolean;
 begin
     -- Made apart and attached: "create ... partition of" would lock the parent exclusively.
     execute format(
         'create table tracedb.%I (like tracedb.%I including defaults including constraints '
         'including generated including indexes including storage)', partition, parent);
     -- Rows that came before their partition wait in the default one, which must be free of them
-    -- before this one can be attached. Reading through the parent keeps its policies in force.
+    -- before this one can be attached. Attaching locks it anyway; locked before we look, nobody can
+    -- add such a row in between.
+    execute format('lock table tracedb.%I in access exclusive mode', parent || '_default');
     execute format(
-        'select exists (select from tracedb.%I where trace_id >= $1 and trace_id < $2)', parent)
-    into strays using lowest, highest;
-    if strays then
-        execute format('lock table tracedb.%I in access exclusive mode', parent || '_default');
-        execute format(
-            'with moved as (delete from tracedb.%I where trace_id >= $1 and trace_id < $2 '
-            'returning *) insert into tracedb.%I select * from moved', parent, partition)
-        using lowest, highest;
-    end if;
+        'with moved as (delete from tracedb.%I where trace_id >= $1 and trace_id < $2 '
+        'returning *) insert into tracedb.%I select * from moved', parent || '_default', partition)
+    using lowest, highest;
     -- Nothing of this is inherited, and a detached partition keeps only what it has itself.
     execute format('alter table tracedb.%I enable row level security', partition);
     execute format('alter table tracedb.%I force row level security', partition);
@@ -444,7 +444,8 @@ declare
     parent_name text;
     gap tstzrange;
     period constant tstzrange := tstzrange(
-        date_trunc(policy.width, at),
+        -- the first week begins in 1969, before which there are no ids
+        greatest(date_trunc(policy.width, at), timestamptz 'epoch'),
         date_trunc(policy.width, at) + ('1 ' || policy.width)::interval
     );
 begin
@@ -514,7 +515,8 @@ declare
     policy tracedb.partition_policies;
     parent text;
     lowest uuid;
-    at timestamptz;
+    -- An id from beyond the times that records may have would ask for partitions without end.
+    latest constant uuid := tracedb.uuid_floor(timestamptz '2200-01-02 00:00:00+00');
     periods integer := 0;
 begin
     if pg_is_in_recovery() then
@@ -528,9 +530,9 @@ begin
         foreach parent in array policy.parents loop
             while periods < max_periods loop
                 execute format(
-                    'select trace_id from tracedb.%I where tableoid = %L::regclass '
-                    'order by trace_id limit 1', parent, 'tracedb.' || parent || '_default')
-                into lowest;
+                    'select trace_id from tracedb.%I where trace_id < $1 '
+                    'order by trace_id limit 1', parent || '_default')
+                into lowest using latest;
                 exit when lowest is null;
                 periods := periods + 1;
                 return query
@@ -558,9 +560,7 @@ begin
         select p.parent, p.partition from tracedb.partitions as p where p.is_default order by 1
     loop
         parent := default_partition.parent;
-        execute format(
-            'select count(*) from tracedb.%I where tableoid = %L::regclass',
-            default_partition.parent, 'tracedb.' || default_partition.partition)
+        execute format('select count(*) from tracedb.%I', default_partition.partition)
         into stray_rows;
         return next;
     end loop;
@@ -626,6 +626,8 @@ create table if not exists tracedb.execution_traces (
         and ended_at < '2200-01-01 00:00:00+00'
     ),
     constraint trace_ends_after_start check (ended_at >= started_at),
+    -- Else an early report's end could be merged with a later report's start.
+    constraint trace_running_has_no_end check (status <> 'running' or ended_at is null),
     constraint trace_duration_not_negative check (duration_ms >= 0),
     constraint trace_parent_span_is_8_bytes check (octet_length(parent_span_id) = 8),
     constraint trace_counts_not_negative check (
@@ -684,6 +686,8 @@ comment on constraint trace_time_in_range on tracedb.execution_traces is
     'started_at, ended_at: must lie between 1970 and 2200';
 comment on constraint trace_ends_after_start on tracedb.execution_traces is
     'ended_at: must not be before started_at';
+comment on constraint trace_running_has_no_end on tracedb.execution_traces is
+    'ended_at, duration_ms: must not be given while status is running';
 comment on constraint trace_duration_not_negative on tracedb.execution_traces is
     'duration_ms: must not be negative';
 comment on constraint trace_parent_span_is_8_bytes on tracedb.execution_traces is
@@ -788,6 +792,7 @@ create table if not exists tracedb.agent_routing_decisions (
         and ended_at < '2200-01-01 00:00:00+00'
     ),
     constraint routing_ends_after_start check (ended_at >= started_at),
+    constraint routing_running_has_no_end check (status <> 'running' or ended_at is null),
     constraint routing_duration_not_negative check (duration_ms >= 0),
     constraint routing_confidence_is_fraction check (
         trigger_confidence between 0 and 1 and context_confidence between 0 and 1
@@ -825,6 +830,8 @@ comment on constraint routing_time_in_range on tracedb.agent_routing_decisions i
     'started_at, ended_at: must lie between 1970 and 2200';
 comment on constraint routing_ends_after_start on tracedb.agent_routing_decisions is
     'ended_at: must not be before started_at';
+comment on constraint routing_running_has_no_end on tracedb.agent_routing_decisions is
+    'ended_at, duration_ms: must not be given while status is running';
 comment on constraint routing_duration_not_negative on tracedb.agent_routing_decisions is
     'duration_ms: must not be negative';
 comment on constraint routing_confidence_is_fraction on tracedb.agent_routing_decisions is
@@ -881,6 +888,7 @@ create table if not exists tracedb.hook_executions (
         and ended_at < '2200-01-01 00:00:00+00'
     ),
     constraint hook_ends_after_start check (ended_at >= started_at),
+    constraint hook_running_has_no_end check (status <> 'running' or ended_at is null),
     constraint hook_duration_not_negative check (duration_ms >= 0),
     constraint hook_json_readable check (
         tracedb.is_readable(quality_gates) and tracedb.is_readable(modifications)
@@ -911,6 +919,8 @@ comment on constraint hook_time_in_range on tracedb.hook_executions is
     'started_at, ended_at: must lie between 1970 and 2200';
 comment on constraint hook_ends_after_start on tracedb.hook_executions is
     'ended_at: must not be before started_at';
+comment on constraint hook_running_has_no_end on tracedb.hook_executions is
+    'ended_at, duration_ms: must not be given while status is running';
 comment on constraint hook_duration_not_negative on tracedb.hook_executions is
     'duration_ms: must not be negative';
 comment on constraint hook_json_readable on tracedb.hook_executions is
@@ -965,6 +975,7 @@ create table if not exists tracedb.endpoint_calls (
         and ended_at < '2200-01-01 00:00:00+00'
     ),
     constraint endpoint_ends_after_start check (ended_at >= started_at),
+    constraint endpoint_running_has_no_end check (status <> 'running' or ended_at is null),
     constraint endpoint_duration_not_negative check (duration_ms >= 0),
     constraint endpoint_json_readable check (
         tracedb.is_readable(request) and tracedb.is_readable(response)
@@ -996,6 +1007,8 @@ comment on constraint endpoint_time_in_range on tracedb.endpoint_calls is
     'started_at, ended_at: must lie between 1970 and 2200';
 comment on constraint endpoint_ends_after_start on tracedb.endpoint_calls is
     'ended_at: must not be before started_at';
+comment on constraint endpoint_running_has_no_end on tracedb.endpoint_calls is
+    'ended_at, duration_ms: must not be given while status is running';
 comment on constraint endpoint_duration_not_negative on tracedb.endpoint_calls is
     'duration_ms: must not be negative';
 comment on constraint endpoint_json_readable on tracedb.endpoint_calls is
@@ -1058,6 +1071,7 @@ create table if not exists tracedb.llm_spans (
         and ended_at < '2200-01-01 00:00:00+00'
     ),
     constraint span_ends_after_start check (ended_at >= started_at),
+    constraint span_running_has_no_end check (status <> 'running' or ended_at is null),
     constraint span_duration_not_negative check (duration_us >= 0),
     constraint span_tokens_not_negative check (
         input_tokens >= 0 and output_tokens >= 0 and cache_read_tokens >= 0
@@ -1105,6 +1119,8 @@ comment on constraint span_time_in_range on tracedb.llm_spans is
     'started_at, ended_at: must lie between 1970 and 2200';
 comment on constraint span_ends_after_start on tracedb.llm_spans is
     'ended_at: must not be before started_at';
+comment on constraint span_running_has_no_end on tracedb.llm_spans is
+    'ended_at, duration_us: must not be given while status is running';
 comment on constraint span_duration_not_negative on tracedb.llm_spans is
     'duration_us: must not be negative';
 comment on constraint span_tokens_not_negative on tracedb.llm_spans is
@@ -1397,7 +1413,7 @@ begin
             (select min(k) from jsonb_object_keys(item - array['type', 'tenant_id'] - spec.fields) as k),
             spec.type);
     end if;
-    if item ->> 'tenant_id' <> tenant_id::text then
+    if lower(item ->> 'tenant_id') <> tenant_id::text then
         return 'tenant_id: must be the tenant the batch is ingested for';
     end if;
     if coalesce(item ->> 'trace_id', item ->> 'external_id') is null then
@@ -1488,6 +1504,7 @@ as $$
 declare
     keys text[];
     mapped jsonb;
+    missing jsonb;
 begin
     select array_agg(distinct k.key) into keys
     from unnest(records) as r
@@ -1503,8 +1520,7 @@ begin
 
     -- An unmapped id is ours if it is a UUIDv7 of the record's own time, or if we have a trace of
     -- that id. Any other is foreign and gets a trace, once: writers of the same key meet at the
-    -- table's key. Keys are inserted in order, so that two batches cannot wait for each other.
-    insert into tracedb.trace_ids (tenant_id, external_id, trace_id)
+    -- table's key, and who came second takes the first one's trace.
     with named as (
         select
             tracedb.external_key(r ->> 'external_id') as external_key,
@@ -1557,17 +1573,22 @@ begin
         where n.id_key is not null
         group by n.id_key
     )
-    select resolve_traces.tenant_id, k.key, k.trace_id
+    select jsonb_object_agg(k.key, k.trace_id) into missing
     from (
         select e.external_key as key, e.trace_id from external_traces as e
         union all
         select i.id_key, i.trace_id from id_traces as i where i.id_key::uuid <> i.trace_id
     ) as k
-    where not mapped ? k.key
-    order by k.key
-    on conflict do nothing;
+    where not mapped ? k.key;
 
-    if found then
+    if missing is not null then
+        -- In order, so that two batches cannot wait for each other.
+        insert into tracedb.trace_ids (tenant_id, external_id, trace_id)
+        select resolve_traces.tenant_id, m.key, m.value::uuid
+        from jsonb_each_text(missing) as m
+        order by m.key
+        on conflict do nothing;
+
         select coalesce(jsonb_object_agg(m.external_id, m.trace_id), '{}') into mapped
         from tracedb.trace_ids as m
         where m.tenant_id = resolve_traces.tenant_id and m.external_id = any(keys);
@@ -1700,7 +1721,8 @@ set search_path = ''
 set timezone = 'UTC'
 as $$
 declare
-    -- The key without the tenant, which every row of a batch shares.
+    -- The key without the tenant, which every row of a batch shares. Rows are inserted in its
+    -- order, so that two batches cannot wait for each other.
     key constant text[] := case table_name
         when 'trace_payloads' then array['trace_id', 'span_id', 'kind']
         else array['trace_id', 'span_id']
@@ -1711,7 +1733,9 @@ begin
         'insert into tracedb.%1$I '
         'select part.* from unnest($1) as r '
         'cross join lateral jsonb_populate_record(null::tracedb.%1$I, r) as part '
-        'on conflict do nothing', table_name)
+        'order by %2$s '
+        'on conflict do nothing',
+        table_name, (select string_agg('part.' || k, ', ') from unnest(key) as k))
     using part_rows;
     get diagnostics inserted = row_count;
     merged := 0;
@@ -2700,7 +2724,8 @@ reset role;
 -- One permissive policy a role and command, named <table>_<role>_<command>. The tenant is compared
 -- by a direct call: Citus cannot distribute a policy with a sub-select, and the planner folds the
 -- call into any query that names its tenant. Partitions get row-level security and no policy, so
--- that queried directly they show nothing to anybody.
+-- that queried directly they show nothing to anybody; only the default ones, in which the owner's
+-- functions look for strays, have the owner's.
 
 set role tracedb_owner;
 
@@ -2721,6 +2746,9 @@ begin
             ('event', 'execution_traces'), ('event', 'trace_payloads'),
             ('event', 'agent_routing_decisions'), ('event', 'hook_executions'),
             ('event', 'endpoint_calls'), ('event', 'llm_spans'),
+            ('default', 'execution_traces_default'), ('default', 'trace_payloads_default'),
+            ('default', 'agent_routing_decisions_default'), ('default', 'hook_executions_default'),
+            ('default', 'endpoint_calls_default'), ('default', 'llm_spans_default'),
             ('id map', 'trace_ids'),
             ('tenant', 'tenants'),
             ('setting', 'partition_policies')
@@ -2736,6 +2764,8 @@ begin
             ('event', 'tracedb_app', 'update', own_rows, own_rows),
             ('event', 'tracedb_reader', 'select', own_rows, null),
             ('event', 'tracedb_maintainer', 'select', 'true', null),
+
+            ('default', 'tracedb_owner', 'all', 'true', 'true'),
 
             ('id map', 'tracedb_owner', 'all', 'true', 'true'),
             ('id map', 'tracedb_service', 'select', 'true', null),
@@ -2883,6 +2913,23 @@ grant execute on function
 to tracedb_maintainer;
 
 reset role;
+
+-- On Supabase the API's roles act as ours; elsewhere they do not exist.
+do $$
+declare
+    pair record;
+begin
+    for pair in
+        select p.ours, p.theirs
+        from (values
+            ('tracedb_service', 'service_role'), ('tracedb_app', 'authenticated')
+        ) as p (ours, theirs)
+        join pg_catalog.pg_roles as r on r.rolname = p.theirs
+        where not pg_catalog.pg_has_role(r.oid, p.ours, 'member')
+    loop
+        execute format('grant %I to %I', pair.ours, pair.theirs);
+    end loop;
+end $$;
 
 -- 910_first_partitions.sql: the partitions of the first weeks.
 

@@ -31,16 +31,21 @@ begin
             where coalesce(pg_catalog.to_jsonb(m) ->> 'inherit_option', 'true') = 'true'
                 or coalesce(pg_catalog.to_jsonb(m) ->> 'set_option', 'true') = 'true'
         )
-        select array_agg(distinct substr(r.rolname, 16)::uuid)
+        -- A name without a uuid in it binds to no tenant (null), so that a slip in it opens nothing.
+        select array_agg(distinct case
+            when r.rolname ~* '^tracedb_tenant_[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$'
+                then substr(r.rolname, 16)::uuid
+        end)
         from held
         join pg_catalog.pg_roles as r on r.oid = held.oid
-        where r.rolname ~ '^tracedb_tenant_[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$'
+        where r.rolname ~ '^tracedb_tenant_'
     ), '{}');
 end $$;
 
 comment on function tracedb.bound_tenant_ids() is
     'Tenants that the login or the current role is bound to: the uuids in the names of the roles '
-    'tracedb_tenant_<uuid> it is a member of. Empty for an unbound role.';
+    'tracedb_tenant_<uuid> it is a member of (null for a name without a uuid). Empty for an '
+    'unbound role.';
 
 create or replace function tracedb.current_tenant_id()
 returns uuid

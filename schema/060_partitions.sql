@@ -58,24 +58,19 @@ declare
     partition constant text := parent || to_char(from_time, '"_p"YYYYMMDD');
     lowest constant uuid := tracedb.uuid_floor(from_time);
     highest constant uuid := tracedb.uuid_floor(to_time);
-    strays boolean;
 begin
     -- Made apart and attached: "create ... partition of" would lock the parent exclusively.
     execute format(
         'create table tracedb.%I (like tracedb.%I including defaults including constraints '
         'including generated including indexes including storage)', partition, parent);
     -- Rows that came before their partition wait in the default one, which must be free of them
-    -- before this one can be attached. Reading through the parent keeps its policies in force.
+    -- before this one can be attached. Attaching locks it anyway; locked before we look, nobody can
+    -- add such a row in between.
+    execute format('lock table tracedb.%I in access exclusive mode', parent || '_default');
     execute format(
-        'select exists (select from tracedb.%I where trace_id >= $1 and trace_id < $2)', parent)
-    into strays using lowest, highest;
-    if strays then
-        execute format('lock table tracedb.%I in access exclusive mode', parent || '_default');
-        execute format(
-            'with moved as (delete from tracedb.%I where trace_id >= $1 and trace_id < $2 '
-            'returning *) insert into tracedb.%I select * from moved', parent, partition)
-        using lowest, highest;
-    end if;
+        'with moved as (delete from tracedb.%I where trace_id >= $1 and trace_id < $2 '
+        'returning *) insert into tracedb.%I select * from moved', parent || '_default', partition)
+    using lowest, highest;
     -- Nothing of this is inherited, and a detached partition keeps only what it has itself.
     execute format('alter table tracedb.%I enable row level security', partition);
     execute format('alter table tracedb.%I force row level security', partition);
@@ -99,7 +94,8 @@ declare
     parent_name text;
     gap tstzrange;
     period constant tstzrange := tstzrange(
-        date_trunc(policy.width, at),
+        -- the first week begins in 1969, before which there are no ids
+        greatest(date_trunc(policy.width, at), timestamptz 'epoch'),
         date_trunc(policy.width, at) + ('1 ' || policy.width)::interval
     );
 begin
@@ -169,7 +165,8 @@ declare
     policy tracedb.partition_policies;
     parent text;
     lowest uuid;
-    at timestamptz;
+    -- An id from beyond the times that records may have would ask for partitions without end.
+    latest constant uuid := tracedb.uuid_floor(timestamptz '2200-01-02 00:00:00+00');
     periods integer := 0;
 begin
     if pg_is_in_recovery() then
@@ -183,9 +180,9 @@ begin
         foreach parent in array policy.parents loop
             while periods < max_periods loop
                 execute format(
-                    'select trace_id from tracedb.%I where tableoid = %L::regclass '
-                    'order by trace_id limit 1', parent, 'tracedb.' || parent || '_default')
-                into lowest;
+                    'select trace_id from tracedb.%I where trace_id < $1 '
+                    'order by trace_id limit 1', parent || '_default')
+                into lowest using latest;
                 exit when lowest is null;
                 periods := periods + 1;
                 return query
@@ -213,9 +210,7 @@ begin
         select p.parent, p.partition from tracedb.partitions as p where p.is_default order by 1
     loop
         parent := default_partition.parent;
-        execute format(
-            'select count(*) from tracedb.%I where tableoid = %L::regclass',
-            default_partition.parent, 'tracedb.' || default_partition.partition)
+        execute format('select count(*) from tracedb.%I', default_partition.partition)
         into stray_rows;
         return next;
     end loop;

@@ -52,6 +52,8 @@ create table if not exists tracedb.execution_traces (
         and ended_at < '2200-01-01 00:00:00+00'
     ),
     constraint trace_ends_after_start check (ended_at >= started_at),
+    -- Else an early report's end could be merged with a later report's start.
+    constraint trace_running_has_no_end check (status <> 'running' or ended_at is null),
     constraint trace_duration_not_negative check (duration_ms >= 0),
     constraint trace_parent_span_is_8_bytes check (octet_length(parent_span_id) = 8),
     constraint trace_counts_not_negative check (
@@ -110,6 +112,8 @@ comment on constraint trace_time_in_range on tracedb.execution_traces is
     'started_at, ended_at: must lie between 1970 and 2200';
 comment on constraint trace_ends_after_start on tracedb.execution_traces is
     'ended_at: must not be before started_at';
+comment on constraint trace_running_has_no_end on tracedb.execution_traces is
+    'ended_at, duration_ms: must not be given while status is running';
 comment on constraint trace_duration_not_negative on tracedb.execution_traces is
     'duration_ms: must not be negative';
 comment on constraint trace_parent_span_is_8_bytes on tracedb.execution_traces is

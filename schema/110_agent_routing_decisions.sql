@@ -44,6 +44,7 @@ create table if not exists tracedb.agent_routing_decisions (
         and ended_at < '2200-01-01 00:00:00+00'
     ),
     constraint routing_ends_after_start check (ended_at >= started_at),
+    constraint routing_running_has_no_end check (status <> 'running' or ended_at is null),
     constraint routing_duration_not_negative check (duration_ms >= 0),
     constraint routing_confidence_is_fraction check (
         trigger_confidence between 0 and 1 and context_confidence between 0 and 1
@@ -81,6 +82,8 @@ comment on constraint routing_time_in_range on tracedb.agent_routing_decisions i
     'started_at, ended_at: must lie between 1970 and 2200';
 comment on constraint routing_ends_after_start on tracedb.agent_routing_decisions is
     'ended_at: must not be before started_at';
+comment on constraint routing_running_has_no_end on tracedb.agent_routing_decisions is
+    'ended_at, duration_ms: must not be given while status is running';
 comment on constraint routing_duration_not_negative on tracedb.agent_routing_decisions is
     'duration_ms: must not be negative';
 comment on constraint routing_confidence_is_fraction on tracedb.agent_routing_decisions is

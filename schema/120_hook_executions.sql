@@ -38,6 +38,7 @@ create table if not exists tracedb.hook_executions (
         and ended_at < '2200-01-01 00:00:00+00'
     ),
     constraint hook_ends_after_start check (ended_at >= started_at),
+    constraint hook_running_has_no_end check (status <> 'running' or ended_at is null),
     constraint hook_duration_not_negative check (duration_ms >= 0),
     constraint hook_json_readable check (
         tracedb.is_readable(quality_gates) and tracedb.is_readable(modifications)
@@ -68,6 +69,8 @@ comment on constraint hook_time_in_range on tracedb.hook_executions is
     'started_at, ended_at: must lie between 1970 and 2200';
 comment on constraint hook_ends_after_start on tracedb.hook_executions is
     'ended_at: must not be before started_at';
+comment on constraint hook_running_has_no_end on tracedb.hook_executions is
+    'ended_at, duration_ms: must not be given while status is running';
 comment on constraint hook_duration_not_negative on tracedb.hook_executions is
     'duration_ms: must not be negative';
 comment on constraint hook_json_readable on tracedb.hook_executions is

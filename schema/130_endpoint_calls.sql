@@ -42,6 +42,7 @@ create table if not exists tracedb.endpoint_calls (
         and ended_at < '2200-01-01 00:00:00+00'
     ),
     constraint endpoint_ends_after_start check (ended_at >= started_at),
+    constraint endpoint_running_has_no_end check (status <> 'running' or ended_at is null),
     constraint endpoint_duration_not_negative check (duration_ms >= 0),
     constraint endpoint_json_readable check (
         tracedb.is_readable(request) and tracedb.is_readable(response)
@@ -73,6 +74,8 @@ comment on constraint endpoint_time_in_range on tracedb.endpoint_calls is
     'started_at, ended_at: must lie between 1970 and 2200';
 comment on constraint endpoint_ends_after_start on tracedb.endpoint_calls is
     'ended_at: must not be before started_at';
+comment on constraint endpoint_running_has_no_end on tracedb.endpoint_calls is
+    'ended_at, duration_ms: must not be given while status is running';
 comment on constraint endpoint_duration_not_negative on tracedb.endpoint_calls is
     'duration_ms: must not be negative';
 comment on constraint endpoint_json_readable on tracedb.endpoint_calls is

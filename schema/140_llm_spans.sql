@@ -51,6 +51,7 @@ create table if not exists tracedb.llm_spans (
         and ended_at < '2200-01-01 00:00:00+00'
     ),
     constraint span_ends_after_start check (ended_at >= started_at),
+    constraint span_running_has_no_end check (status <> 'running' or ended_at is null),
     constraint span_duration_not_negative check (duration_us >= 0),
     constraint span_tokens_not_negative check (
         input_tokens >= 0 and output_tokens >= 0 and cache_read_tokens >= 0
@@ -98,6 +99,8 @@ comment on constraint span_time_in_range on tracedb.llm_spans is
     'started_at, ended_at: must lie between 1970 and 2200';
 comment on constraint span_ends_after_start on tracedb.llm_spans is
     'ended_at: must not be before started_at';
+comment on constraint span_running_has_no_end on tracedb.llm_spans is
+    'ended_at, duration_us: must not be given while status is running';
 comment on constraint span_duration_not_negative on tracedb.llm_spans is
     'duration_us: must not be negative';
 comment on constraint span_tokens_not_negative on tracedb.llm_spans is

@@ -79,7 +79,7 @@ begin
             (select min(k) from jsonb_object_keys(item - array['type', 'tenant_id'] - spec.fields) as k),
             spec.type);
     end if;
-    if item ->> 'tenant_id' <> tenant_id::text then
+    if lower(item ->> 'tenant_id') <> tenant_id::text then
         return 'tenant_id: must be the tenant the batch is ingested for';
     end if;
     if coalesce(item ->> 'trace_id', item ->> 'external_id') is null then
@@ -170,6 +170,7 @@ as $$
 declare
     keys text[];
     mapped jsonb;
+    missing jsonb;
 begin
     select array_agg(distinct k.key) into keys
     from unnest(records) as r
@@ -185,8 +186,7 @@ begin
 
     -- An unmapped id is ours if it is a UUIDv7 of the record's own time, or if we have a trace of
     -- that id. Any other is foreign and gets a trace, once: writers of the same key meet at the
-    -- table's key. Keys are inserted in order, so that two batches cannot wait for each other.
-    insert into tracedb.trace_ids (tenant_id, external_id, trace_id)
+    -- table's key, and who came second takes the first one's trace.
     with named as (
         select
             tracedb.external_key(r ->> 'external_id') as external_key,
@@ -239,17 +239,22 @@ begin
         where n.id_key is not null
         group by n.id_key
     )
-    select resolve_traces.tenant_id, k.key, k.trace_id
+    select jsonb_object_agg(k.key, k.trace_id) into missing
     from (
         select e.external_key as key, e.trace_id from external_traces as e
         union all
         select i.id_key, i.trace_id from id_traces as i where i.id_key::uuid <> i.trace_id
     ) as k
-    where not mapped ? k.key
-    order by k.key
-    on conflict do nothing;
+    where not mapped ? k.key;
 
-    if found then
+    if missing is not null then
+        -- In order, so that two batches cannot wait for each other.
+        insert into tracedb.trace_ids (tenant_id, external_id, trace_id)
+        select resolve_traces.tenant_id, m.key, m.value::uuid
+        from jsonb_each_text(missing) as m
+        order by m.key
+        on conflict do nothing;
+
         select coalesce(jsonb_object_agg(m.external_id, m.trace_id), '{}') into mapped
         from tracedb.trace_ids as m
         where m.tenant_id = resolve_traces.tenant_id and m.external_id = any(keys);
@@ -382,7 +387,8 @@ set search_path = ''
 set timezone = 'UTC'
 as $$
 declare
-    -- The key without the tenant, which every row of a batch shares.
+    -- The key without the tenant, which every row of a batch shares. Rows are inserted in its
+    -- order, so that two batches cannot wait for each other.
     key constant text[] := case table_name
         when 'trace_payloads' then array['trace_id', 'span_id', 'kind']
         else array['trace_id', 'span_id']
@@ -393,7 +399,9 @@ begin
         'insert into tracedb.%1$I '
         'select part.* from unnest($1) as r '
         'cross join lateral jsonb_populate_record(null::tracedb.%1$I, r) as part '
-        'on conflict do nothing', table_name)
+        'order by %2$s '
+        'on conflict do nothing',
+        table_name, (select string_agg('part.' || k, ', ') from unnest(key) as k))
     using part_rows;
     get diagnostics inserted = row_count;
     merged := 0;

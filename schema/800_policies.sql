@@ -7,7 +7,8 @@
 -- One permissive policy a role and command, named <table>_<role>_<command>. The tenant is compared
 -- by a direct call: Citus cannot distribute a policy with a sub-select, and the planner folds the
 -- call into any query that names its tenant. Partitions get row-level security and no policy, so
--- that queried directly they show nothing to anybody.
+-- that queried directly they show nothing to anybody; only the default ones, in which the owner's
+-- functions look for strays, have the owner's.
 
 set role tracedb_owner;
 
@@ -28,6 +29,9 @@ begin
             ('event', 'execution_traces'), ('event', 'trace_payloads'),
             ('event', 'agent_routing_decisions'), ('event', 'hook_executions'),
             ('event', 'endpoint_calls'), ('event', 'llm_spans'),
+            ('default', 'execution_traces_default'), ('default', 'trace_payloads_default'),
+            ('default', 'agent_routing_decisions_default'), ('default', 'hook_executions_default'),
+            ('default', 'endpoint_calls_default'), ('default', 'llm_spans_default'),
             ('id map', 'trace_ids'),
             ('tenant', 'tenants'),
             ('setting', 'partition_policies')
@@ -43,6 +47,8 @@ begin
             ('event', 'tracedb_app', 'update', own_rows, own_rows),
             ('event', 'tracedb_reader', 'select', own_rows, null),
             ('event', 'tracedb_maintainer', 'select', 'true', null),
+
+            ('default', 'tracedb_owner', 'all', 'true', 'true'),
 
             ('id map', 'tracedb_owner', 'all', 'true', 'true'),
             ('id map', 'tracedb_service', 'select', 'true', null),

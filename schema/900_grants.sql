@@ -98,3 +98,20 @@ grant execute on function
 to tracedb_maintainer;
 
 reset role;
+
+-- On Supabase the API's roles act as ours; elsewhere they do not exist.
+do $$
+declare
+    pair record;
+begin
+    for pair in
+        select p.ours, p.theirs
+        from (values
+            ('tracedb_service', 'service_role'), ('tracedb_app', 'authenticated')
+        ) as p (ours, theirs)
+        join pg_catalog.pg_roles as r on r.rolname = p.theirs
+        where not pg_catalog.pg_has_role(r.oid, p.ours, 'member')
+    loop
+        execute format('grant %I to %I', pair.ours, pair.theirs);
+    end loop;
+end $$;

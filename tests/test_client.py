@@ -71,15 +71,16 @@ def test_records_are_stored_and_read_back(act: Act, tenant: UUID) -> None:
 def test_every_view_answers_typed_rows(act: Act, tenant: UUID) -> None:
     act(lambda db: db.tenant(tenant).ingest([*one_of_each(), span(9, status="error")]))
 
-    answers = {
-        name: act(lambda db, name=name: getattr(db.tenant(tenant), name)())
-        for name in (
-            "agent_performance",
-            "hook_performance_summary",
-            "endpoint_reliability",
-            "error_analysis",
-        )
-    }
+    def ask(name: str) -> Any:
+        return act(lambda db: getattr(db.tenant(tenant), name)())
+
+    names = (
+        "agent_performance",
+        "hook_performance_summary",
+        "endpoint_reliability",
+        "error_analysis",
+    )
+    answers = {name: ask(name) for name in names}
 
     assert {name: type(rows[0]) for name, rows in answers.items()} == {
         "agent_performance": tracedb.AgentPerformance,

@@ -177,19 +177,22 @@ def trace_reports(draw: st.DrawFn) -> dict[str, Any]:
     }
     names = draw(st.sets(st.sampled_from(sorted(optional))))
     fields = {name: draw(optional[name]) for name in sorted(names)}
+    if status == "running":
+        fields.pop("ended_at", None)
     return trace(started_at=at(start), status=status, **fields)
 
 
 @st.composite
 def span_reports(draw: st.DrawFn) -> dict[str, Any]:
     start = draw(st.integers(0, 50))
+    status = draw(st.sampled_from([None, "running", "ok", "error"]))
     return span(
         draw(st.integers(1, 2)),
         started_at=at(start),
-        ended_at=draw(st.none() | st.integers(start, 90).map(at)),
+        ended_at=None if status == "running" else draw(st.none() | st.integers(start, 90).map(at)),
         name=draw(TEXTS),
         cost_usd=draw(st.none() | MONEY),
-        status=draw(st.sampled_from([None, "running", "ok", "error"])),
+        status=status,
         attributes=draw(st.dictionaries(st.sampled_from("kl"), st.integers(0, 2), max_size=2)),
     )
 
@@ -339,6 +342,35 @@ def test_many_writers_of_one_foreign_id_agree_on_one_trace(database: str, tenant
     }
 
 
+def test_who_waits_for_the_writer_of_a_foreign_id_takes_its_trace(
+    database: str, tenant: UUID
+) -> None:
+    resolve = "select tracedb.resolve_traces(array[%s::jsonb], %s)"
+    record = json.dumps(span(1, trace_id=None, external_id="req-1"))
+    found: list[Any] = []
+
+    def wait() -> None:
+        with closing(psycopg.connect(database, autocommit=True)) as second:
+            found.append(value(second, resolve, record, tenant))
+
+    with closing(psycopg.connect(database)) as first:
+        mine = value(first, resolve, record, tenant)
+        thread = threading.Thread(target=wait)
+        thread.start()
+        with closing(psycopg.connect(database, autocommit=True)) as watcher:
+            while not value(
+                watcher,
+                "select exists (select from pg_locks where locktype = 'transactionid'"
+                " and not granted)",
+            ):
+                pass
+        first.commit()
+        thread.join()
+
+    assert found == [mine]
+    assert list(mine) == ["req-1"]
+
+
 def test_many_writers_of_one_trace_lose_no_report(database: str, tenant: UUID) -> None:
     writers = 8
     barrier = threading.Barrier(writers)
@@ -406,6 +438,10 @@ BAD: dict[str, tuple[dict[str, Any] | Any, str]] = {
         "started_at, ended_at: must lie between 1970 and 2200",
     ),
     "end before start": (span(ended_at=at(-1)), "ended_at: must not be before started_at"),
+    "end of what still runs": (
+        span(status="running"),
+        "ended_at, duration_us: must not be given while status is running",
+    ),
     "negative duration": (span(duration_us=-1), "duration_us: must not be negative"),
     "negative tokens": (span(input_tokens=-1), "input_tokens, output_tokens, cache_read_tokens"),
     "tokens as text": (span(input_tokens="many"), "input_tokens: invalid input syntax for type"),

@@ -10,6 +10,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
+import actors
 import matrix
 import objects
 import two_tenants
@@ -21,7 +22,7 @@ from two_tenants import A, B
 @pytest.fixture(scope="module")
 def database(server: Server, template: str) -> Iterator[str]:
     """Two tenants with the same ids; what a test changes is rolled back."""
-    with clone(server, template) as dsn, matrix.roles(server.admin):
+    with clone(server, template) as dsn, actors.roles(server.admin):
         with psycopg.connect(dsn) as conn:
             two_tenants.fill(conn)
         yield dsn
@@ -193,7 +194,7 @@ def test_a_copy_of_a_table_is_closed_to_everybody(conn: psycopg.Connection[Any])
     conn.execute("insert into tracedb.copy select * from tracedb.llm_spans on conflict do nothing")
     conn.execute("reset role")
 
-    for actor in matrix.ACTORS:
+    for actor in actors.ACTORS:
         probe = matrix.Probe(actor, "tracedb.copy", "select", "select * from tracedb.copy")
         assert matrix.attempt(conn, probe).sqlstate == "42501", actor.name
 

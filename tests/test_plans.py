@@ -153,7 +153,9 @@ def reads(conn: psycopg.Connection[Any], query: Query, params: dict[str, str]) -
         return {row[0]: row for row in conn.execute(_READ)}
 
     before = counters()
-    assert conn.execute(query.statement, params).fetchall(), "a query without a result shows nothing"
+    assert conn.execute(query.statement, params).fetchall(), (
+        "a query without a result shows nothing"
+    )
     indexes: Counter[str] = Counter()
     sequential = []
     for name, is_index, parent, scans, rows in counters().values():

@@ -133,7 +133,7 @@ def naive_self_time(node: dict[str, Any], children: list[dict[str, Any]]) -> int
     covered = {
         moment for c in children for moment in range(max(c["s"], node["s"]), min(c["e"], node["e"]))
     }
-    return (node["e"] - node["s"] - len(covered)) * 1000
+    return int(node["e"] - node["s"] - len(covered)) * 1000
 
 
 def test_the_tree_holds_every_node_once_and_times_add_up(conn: Conn) -> None:
@@ -188,10 +188,10 @@ def test_ten_thousand_spans_in_a_chain_are_one_tree(conn: Conn, tenant: UUID) ->
 def test_the_document_has_all_of_a_trace(conn: Conn, tenant: UUID) -> None:
     ingest(conn, tenant, [*one_of_each(), trace(parent_trace_id=trace_id()) | other("child")])
 
-    (document,) = conn.execute(
-        "select tracedb.get_trace(%s, %s)", [trace_id(), tenant]
-    ).fetchone() or (None,)
+    row = conn.execute("select tracedb.get_trace(%s, %s)", [trace_id(), tenant]).fetchone()
 
+    assert row is not None
+    document = row[0]
     assert document["trace"]["agent_id"] == "bot"
     assert document["trace"]["cost_usd"] == 0.25
     assert "error_type" not in document["trace"], "what is null is left out"

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Any, TypeVar
 from uuid import UUID
 
-from psycopg.rows import class_row, scalar_row
+from psycopg.rows import class_row, scalar_row, tuple_row
 
 from tracedb import workload
-from tracedb.client import Tenant, TraceDB
+from tracedb.client import TraceDB
 from tracedb.demo_tenants import TENANTS
 from tracedb.errors import NotATenant, PermissionDenied, TracedbError
 from tracedb.query import Query, many, maybe, statement
@@ -20,12 +21,12 @@ from tracedb.records import Record
 from tracedb.rows import Receipt, TreeNode
 from tracedb.runs import RunFile, store
 
-T = TypeVar("T")
-Track = Callable[[Sequence[Record]], Iterable[Record]]
+# passes records on and shows how far along they are, given how many there are in all
+Track = Callable[[Iterable[Record], int], Iterable[Record]]
 
-FILES_TENANT = ("tau2-bench", "tau2-bench runs")
+FILES_TENANT = "tau2-bench"
 MOST_ROWS = 6
-# Weeks of data to make partitions for at once; what lies further apart is drained a week at a time.
+# A file may hold one run of 1970: better drained than given fifty years of partitions.
 _WIDEST_SPAN = timedelta(days=366)
 
 
@@ -91,11 +92,8 @@ class Report:
     tenants: list[TenantReport]
     slowest: list[TraceRow]
     failed: list[TraceRow]
-    failure_kinds: list[FailureKind]
+    failure_kinds: dict[str, int]
     tree: list[TreeNode]
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def tenant_named(external_id: str) -> Query[TenantRow | None]:
@@ -106,8 +104,6 @@ def tenant_named(external_id: str) -> Query[TenantRow | None]:
 
 def trace_anywhere(id: str) -> Query[list[tuple[UUID, UUID]]]:
     """The tenants and trace_ids of an id, in all tenants that the role may see."""
-    from psycopg.rows import tuple_row
-
     return Query(statement("trace_anywhere", "demo.sql"), {"id": id}, tuple_row, many)
 
 
@@ -145,50 +141,77 @@ def tenant_id_of(db: TraceDB, name: str) -> UUID:
     return row.tenant_id
 
 
-def cover(db: TraceDB, first_at: datetime, last_at: datetime) -> None:
-    """Make the partitions of a time, where the role may and the time is not too long."""
-    if last_at - first_at <= _WIDEST_SPAN:
-        _if_allowed(lambda: db.ensure_partitions(last_at, first_at))
-
-
-def drain(db: TraceDB) -> None:
-    """Empty the default partitions of what no partition was made for, where the role may."""
-    _if_allowed(lambda: db.drain_default_partitions())
-
-
-def _if_allowed(work: Callable[[], object]) -> None:
-    try:
-        work()
-    except PermissionDenied:
-        return  # the maintainer's job, which comes later; until then the default partition has it
+def cover(db: TraceDB, times: Collection[datetime]) -> None:
+    """Make the partitions for these times, if they are not too far apart and the role may."""
+    if times and max(times) - min(times) <= _WIDEST_SPAN:
+        # who may not: the rows wait in the default partition for the maintainer's job
+        with suppress(PermissionDenied):
+            db.ensure_partitions(max(times), min(times))
 
 
 def load_workload(db: TraceDB, track: Track) -> tuple[list[TenantRow], Receipt]:
-    """Load the generated workload, unless it is there: the two weeks before it first was loaded.
+    """Load the generated workload: the two weeks before it was loaded for the first time.
 
-    That moment is remembered as the registration of its tenants, so loading again, next week as
-    well, makes the same records, and they are known.
+    That moment is remembered as the registration of its tenants, so loading it again, next week as
+    well, makes the same records, and all of them are known.
     """
     for tenant in TENANTS:
         db.ensure_tenant(tenant.external_id, tenant.name)
     tenants = [_registered(db, tenant.external_id) for tenant in TENANTS]
     as_of = min(tenant.created_at for tenant in tenants).astimezone(UTC)
-    cover(db, as_of - timedelta(days=workload.DAYS), as_of)
-    records = list(track(list(workload.generate(as_of))))
+    cover(db, (as_of - timedelta(days=workload.DAYS), as_of))
+    ids = {tenant.external_id: tenant.tenant_id for tenant in tenants}
+    records: dict[UUID, list[Record]] = {id: [] for id in ids.values()}
+    for external_id, record in workload.generate(as_of):
+        records[ids[external_id]].append(record)
+    total = sum(map(len, records.values()))
     receipt = Receipt()
-    for row in tenants:
-        theirs = [record for external_id, record in records if external_id == row.external_id]
-        receipt += db.tenant(row.tenant_id).ingest(theirs)
+    for tenant_id, theirs in records.items():
+        receipt += db.tenant(tenant_id).ingest(track(theirs, total))
+    if receipt.rejected:
+        raise TracedbError(f"the workload does not fit the schema: {receipt.rejected[0].reason}")
     return tenants, receipt
 
 
-def load_files(
-    db: TraceDB, files: Sequence[RunFile], tenant: Tenant
-) -> list[Receipt]:
+def load_files(db: TraceDB, tenant_id: UUID, files: Sequence[RunFile]) -> list[Receipt]:
     """Store files, each whole or not at all; what became of each."""
     for file in files:
-        if file.records:
-            cover(db, *file.span_of_time())
-    receipts = [store(tenant, file) for file in files]
-    drain(db)
+        cover(db, file.times)
+    receipts = [store(db.tenant(tenant_id), file) for file in files]
+    with suppress(PermissionDenied):
+        db.drain_default_partitions()
     return receipts
+
+
+def report(db: TraceDB, tenants: Sequence[TenantRow]) -> Report:
+    """The figures of these tenants."""
+    scopes = [db.tenant(tenant.tenant_id) for tenant in tenants]
+    slow = [row for scope in scopes for row in scope.run(slowest())]
+    fail = [row for scope in scopes for row in scope.run(failed())]
+    kinds: Counter[str] = Counter()
+    for scope in scopes:
+        kinds.update({kind.kind: kind.trace_count for kind in scope.run(failure_kinds())})
+    example = scopes[0].run(showcase())
+    return Report(
+        tenants=[
+            TenantReport(tenant, scope.run(agents()))
+            for tenant, scope in zip(tenants, scopes, strict=True)
+        ],
+        slowest=sorted(slow, key=lambda row: row.duration_ms or 0, reverse=True)[:MOST_ROWS],
+        failed=sorted(fail, key=lambda row: row.trace_id, reverse=True)[:MOST_ROWS],
+        failure_kinds=dict(kinds.most_common()),
+        tree=scopes[0].trace_tree(example) if example else [],
+    )
+
+
+def files_tenant(db: TraceDB) -> TenantRow:
+    """The tenant of the demo's files, registered if new."""
+    db.ensure_tenant(FILES_TENANT)
+    return _registered(db, FILES_TENANT)
+
+
+def _registered(db: TraceDB, external_id: str) -> TenantRow:
+    row = db.run(tenant_named(external_id))
+    if row is None:
+        raise NotATenant(f"this role may not see the tenant {external_id}")
+    return row

@@ -13,7 +13,11 @@ PRICES: dict[str, tuple[str, Decimal | None, Decimal | None]] = {
     "claude-sonnet-4": ("anthropic", Decimal("3.00"), Decimal("15.00")),
     "grok-3-mini": ("xai", Decimal("0.30"), Decimal("0.50")),
     "qwen3-8b": ("in-house", None, None),
+    "bge-m3": ("in-house", None, None),
 }
+
+
+Tool = tuple[str, str, str, str]  # name, service, method, path
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +27,7 @@ class Topic:
     intent: str
     question: str
     answer: str
-    tools: tuple[tuple[str, str, str, str], ...]  # name, service, method, path
+    tools: tuple[Tool, ...]
     documents: tuple[str, ...] = ()
 
 

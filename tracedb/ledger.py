@@ -144,7 +144,7 @@ def forget(backend: Backend, migration: Migration) -> None:
 
 
 def applied_elsewhere(conn: Connection, source: Source) -> list[str]:
-    """Ids of ours that a plain `yoyo apply` recorded in another schema, where we have no ledger yet.
+    """Ids of ours that a plain `yoyo apply` recorded in another schema, if we have no ledger yet.
 
     It keeps its ledger in the first schema of its search path, mostly public. Only a schema that
     was built counts, so that another project's `0001_initial` is not mistaken for ours.

@@ -15,7 +15,6 @@ from tracedb.rows import TreeNode
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
     from rich.text import Text
 
 UNKNOWN = "unknown"
@@ -30,6 +29,8 @@ MARKS = {
 }
 _KINDS = {"routing_decision": "route", "endpoint_call": "call", "retrieval": "search"}
 _BAR, _FAINT_BAR = "█", "░"
+# deeper than this a line shows its depth and the nearest guides
+_MOST_LEVELS = 8
 # room for names, beside which the figures stand
 _NARROWEST_LABEL, _NARROWEST_BAR, _WIDEST_BAR = 28, 8, 40
 
@@ -51,14 +52,15 @@ def console(width: int | None = None) -> Console:
 
 def clean(text: str) -> str:
     """Recorded text in one line, without what would move the cursor or recolour the terminal."""
-    return "".join(c if c.isprintable() else " " for c in text)
+    line = " ".join(text.split())
+    return "".join(c if c.isprintable() else "\ufffd" for c in line)
 
 
 def duration(milliseconds: float | None) -> str:
     """A duration with two or three digits that count, such as `850 ms` or `24m 58s`."""
     if milliseconds is None:
         return UNKNOWN
-    if milliseconds < 9.95:
+    if 0 < milliseconds < 9.95:
         return f"{milliseconds:.1f} ms"
     if milliseconds < 999.5:
         return f"{milliseconds:.0f} ms"
@@ -118,20 +120,54 @@ def heading(out: Console, title: str, remark: str = "") -> None:
     out.print(line)
 
 
-def table(columns: Sequence[str], flexible: Sequence[str] = ()) -> Table:
-    """An empty table; names ending in ` >` are right-aligned, flexible ones give way first."""
-    from rich.table import Table
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A line of a table: what it is about, its figures, and a remark on a line of its own."""
 
-    made = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
-    for name in columns:
-        title = name.removesuffix(" >")
-        made.add_column(
-            title,
-            justify="right" if name.endswith(" >") else "left",
-            no_wrap=title not in flexible,
-            overflow="fold" if title in flexible else "ellipsis",
-        )
-    return made
+    label: Text
+    figures: tuple[str, ...]
+    remark: str = ""
+    style: str = ""
+
+
+def table(out: Console, titles: Sequence[str], rows: Sequence[Row], *, droppable: str = "") -> None:
+    """Labels with their figures beside them, or below them where both together are too wide.
+
+    The droppable column goes if that is enough to keep the rest beside.
+    """
+    from rich.text import Text
+
+    lines = [tuple(titles[1:]), *(row.figures for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    room = max(len(titles[0]), *(row.label.cell_len for row in rows))
+    free = out.width - room - sum(widths) - 2 * len(widths)
+    if free < 0 and droppable:
+        place = list(titles).index(droppable) - 1
+        if free + widths[place] + 2 >= 0:
+            free += widths.pop(place) + 2
+            lines = [line[:place] + line[place + 1 :] for line in lines]
+    beside = free >= 0
+
+    def cells(figures: Sequence[str]) -> str:
+        columns = zip(figures, widths, strict=True)
+        return "".join("  " + figure.rjust(width) for figure, width in columns)
+
+    def put(text: Text, style: str = "") -> None:
+        text.stylize_before(style)
+        text.truncate(out.width, overflow="ellipsis")
+        out.print(text, soft_wrap=True)
+
+    header, *figures = lines
+    put(Text((titles[0].ljust(room) if beside else "") + cells(header)), "dim")
+    for row, line in zip(rows, figures, strict=True):
+        if beside:
+            row.label.truncate(room, pad=True)
+            put(row.label.append(cells(line)), row.style)
+        else:
+            put(row.label, row.style)
+            put(Text(cells(line)), row.style)
+        if row.remark:
+            put(Text(f"  {clean(row.remark)}"), "red")
 
 
 def mark(status: str) -> Text:
@@ -172,7 +208,7 @@ def tree(out: Console, nodes: Sequence[TreeNode], *, show_all: bool = False) -> 
     from rich.text import Text
 
     shown = nodes if show_all else nodes[:MOST_NODES]
-    guides = _guides(shown)
+    guides = _guides(nodes)[: len(shown)]
     figures = [_figures(node) for node in shown]
     titles = ("took", "self", "tokens", "cost $")
     widths = [max(map(len, column)) for column in zip(titles, *figures, strict=True)]
@@ -218,44 +254,38 @@ def _legend(out: Console, nodes: Sequence[TreeNode], shown: Sequence[TreeNode]) 
 
 
 def _guides(nodes: Sequence[TreeNode]) -> list[str]:
-    """The lines that join each node to its parent."""
+    """The lines that join each node to its parent: of the nearest levels, if there are many."""
     last_child = {node.parent_no: node.node_no for node in nodes}
-    is_last = {node.node_no: last_child[node.parent_no] == node.node_no for node in nodes}
     # what stands before the children of a node
     before: dict[int | None, str] = {}
     guides = []
     for node in nodes:
-        if node.depth == 0:
+        if node.parent_no is None:
             before[node.node_no] = ""
             guides.append("")
             continue
+        is_last = last_child[node.parent_no] == node.node_no
         above = before[node.parent_no]
-        guides.append(_short(above) + ("└─ " if is_last[node.node_no] else "├─ "))
-        before[node.node_no] = above + ("   " if is_last[node.node_no] else "│  ")
+        skipped = f"⋯{node.depth} " if node.depth > _MOST_LEVELS else ""
+        guides.append(skipped + above + ("└─ " if is_last else "├─ "))
+        before[node.node_no] = (above + ("   " if is_last else "│  "))[-3 * (_MOST_LEVELS - 2) :]
     return guides
-
-
-def _short(guide: str, levels: int = 6) -> str:
-    """Guides of at most so many levels, for what is nested deeper than a line has room."""
-    depth = len(guide) // 3
-    return guide if depth <= levels else f"⋯{depth} ".ljust(6) + guide[-3 * (levels - 2) :]
 
 
 def _label(node: TreeNode, guide: str) -> Text:
     from rich.text import Text
 
-    label = Text(guide, style="dim")
-    label.append_text(mark(node.status)).append(" ")
+    label = Text().append(guide, "dim").append_text(mark(node.status))
     kind = _KINDS.get(node.node_type, node.node_type)
+    label.append(f" {kind}", "magenta")
     name = clean(node.name or "")
-    label.append(kind, style="not dim magenta")
     if name and name != kind:
-        label.append(f" {name}", style="not dim bold" if node.on_critical_path else "not dim")
+        label.append(f" {name}", "bold" if node.on_critical_path else "")
     if node.is_orphan:
-        label.append(" (orphan)", style="not dim yellow")
+        label.append(" (orphan)", "yellow")
     said = node.model or (node.agent_id if node.node_type == "trace" else None)
     if said:
-        label.append(f" {clean(said)}")
+        label.append(f" {clean(said)}", "dim")
     return label
 
 

@@ -38,12 +38,8 @@ class RunFile:
         return exact_sum(self.costs)
 
     @property
-    def first_at(self) -> datetime | None:
-        return min((record["started_at"] for record in self.records), default=None)
-
-    @property
-    def last_at(self) -> datetime | None:
-        return max((record["started_at"] for record in self.records), default=None)
+    def times(self) -> list[datetime]:
+        return [record["started_at"] for record in self.records]
 
     def add(self, run: Field, trace: Record, spans: Iterable[tuple[str, Record]]) -> None:
         """A run: its trace, and its spans with the paths they came from."""

@@ -42,6 +42,8 @@ def read(path: Path) -> RunFile:
         if isinstance(document.value, list):
             return tau.read_runs(document, path)
         return _read_results(document, path)
+    except OSError as error:
+        raise InvalidInput.of(str(path), error.strerror or str(error)) from None
     except InvalidInput as error:
         raise InvalidInput.of(path.name, str(error)) from None
 

@@ -17,7 +17,7 @@ from random import Random
 from typing import Any
 from uuid import UUID
 
-from tracedb.demo_tenants import PRICES, TENANTS, DemoTenant, Topic
+from tracedb.demo_tenants import PRICES, TENANTS, DemoTenant, Tool, Topic
 from tracedb.records import Record
 
 DAYS = 14
@@ -240,15 +240,17 @@ def _retrieve(run: _Run) -> list[str]:
     found = list(run.topic.documents)
     began = run.now
     given = run.rng.randrange(12, 60)
-    cost = _cost("text-embedding-3-small", given, 0)
+    # who keeps the questions in-house keeps them there for the search as well
+    model = "bge-m3" if PRICES[run.model][1] is None else "text-embedding-3-small"
+    cost = _cost(model, given, 0)
     run.now += timedelta(milliseconds=2)
     run.part(
         "span",
         0.03 + run.rng.lognormvariate(-3, 0.6),
         operation_type="embedding",
-        name="embed question",
-        provider="openai",
-        request_model="text-embedding-3-small",
+        name="question",
+        provider=PRICES[model][0],
+        request_model=model,
         input_tokens=given,
         output_tokens=0,
         cost_usd=cost,
@@ -260,7 +262,7 @@ def _retrieve(run: _Run) -> list[str]:
         "span",
         (ended - began).total_seconds(),
         operation_type="retrieval",
-        name="search knowledge base",
+        name="knowledge base",
         input=run.topic.question.format(n=run.number),
         output=found,
     )
@@ -270,30 +272,41 @@ def _retrieve(run: _Run) -> list[str]:
 
 
 def _work(run: _Run) -> None:
-    """The agent's loop: the model asks for a tool, hooks look at the call, the service answers."""
-    for tool in run.topic.tools:
-        asked = run.llm(_given(run.rng, "C"), text=f"calling {tool[0]}")
-        if run.failure or not _pre_hook(run, asked, tool[0]):
-            return
-        _call_tool(run, asked, tool)
+    """The agent's loop, a step a tool."""
+    for n, tool in enumerate(run.topic.tools, start=1):
+        began, place = run.now, len(run.records)
+        step = run.part("span", 0, operation_type="agent", name=f"step {n}", agent_id=run.agent)
+        _step(run, step, tool)
+        run.records[place] = {**run.records[place], "started_at": began, "ended_at": run.now}
         if run.failure:
             return
+
+
+def _step(run: _Run, step: str, tool: Tool) -> None:
+    """The model asks for a tool, hooks look at the call and the result, a service answers."""
+    run.llm(_given(run.rng, "C"), parent=step, text=f"calling {tool[0]}")
+    if run.failure is None:
+        _guard(run, step, tool[0])
+    if run.failure is None:
+        _call_tool(run, step, tool)
+    if run.failure is None:
+        is_changed = run.rng.random() < 0.15
         run.part(
             "hook",
             0.002 + run.rng.random() * 0.008,
-            parent_span_id=asked,
+            parent_span_id=step,
             hook_type="post_tool_use",
             name="redact-output",
             tool_name=tool[0],
             script="hooks/redact.py",
-            outcome="modified" if run.rng.random() < 0.15 else "allowed",
-            modifications={"fields": ["email"]} if run.rng.random() < 0.15 else {},
+            outcome="modified" if is_changed else "allowed",
+            modifications={"fields": ["email"]} if is_changed else {},
             exit_code=0,
         )
 
 
-def _pre_hook(run: _Run, parent: str, tool: str) -> bool:
-    """The guard before a tool call; False if it forbade it."""
+def _guard(run: _Run, parent: str, tool: str) -> None:
+    """The hook before a tool call, which may forbid it."""
     is_blocked = run.rng.random() < 0.02
     run.part(
         "hook",
@@ -310,10 +323,9 @@ def _pre_hook(run: _Run, parent: str, tool: str) -> bool:
     )
     if is_blocked:
         run.fail("error", "blocked_by_hook", f"policy-guard does not allow {tool}")
-    return not is_blocked
 
 
-def _call_tool(run: _Run, parent: str, tool: tuple[str, str, str, str]) -> None:
+def _call_tool(run: _Run, parent: str, tool: Tool) -> None:
     """A tool span around its endpoint call, which may fail and be repeated."""
     name, service, method, path = tool
     rng = run.rng

@@ -50,6 +50,7 @@ class Context:
         return self._databases[name]
 
 
+Generator = Callable[[Context], Iterator[Variants]]
 Setup = Callable[[Context], AbstractContextManager[Variants]]
 
 
@@ -108,10 +109,10 @@ class Result:
 BENCHMARKS: list[Benchmark] = []
 
 
-def benchmark(name: str, *, metric: str) -> Callable[[Callable[[Context], Iterator[Variants]]], None]:
+def benchmark(name: str, *, metric: str) -> Callable[[Generator], None]:
     """Register a set-up: a generator that yields the variants once, then cleans up."""
 
-    def register(setup: Callable[[Context], Iterator[Variants]]) -> None:
+    def register(setup: Generator) -> None:
         about = (setup.__doc__ or "").strip()
         BENCHMARKS.append(Benchmark(name, about, metric, contextmanager(setup)))
 

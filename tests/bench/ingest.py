@@ -12,9 +12,10 @@ from typing import Any
 from uuid import UUID
 
 import psycopg
+from psycopg import sql
+
 from bench import workload
 from bench.harness import Context, Sample, Variants, benchmark
-from psycopg import sql
 
 TRACES = 20_000
 TABLES = (
@@ -66,9 +67,7 @@ def _copy(conn: psycopg.Connection[Any], rows: dict[str, bytes], traces: int) ->
     return sample
 
 
-def _measured(
-    conn: psycopg.Connection[Any], role: str, batches: Batches, traces: int
-) -> Sample:
+def _measured(conn: psycopg.Connection[Any], role: str, batches: Batches, traces: int) -> Sample:
     _empty(conn)
     with _costs(conn, traces) as first:
         _ingest(conn, role, batches)

@@ -11,9 +11,10 @@ from statistics import quantiles
 from typing import Any
 
 import psycopg
+from psycopg import sql
+
 from bench import seed
 from bench.harness import Context, Sample, Variants, benchmark
-from psycopg import sql
 
 TRACES = 200_000
 DAYS = 90
@@ -57,9 +58,7 @@ def _measured(conn: psycopg.Connection[Any], query: str, subjects: list[Subject]
     milliseconds = []
     found = 0
     for subject in subjects:
-        conn.execute(
-            "select set_config('tracedb.tenant_id', %s, false)", [str(subject["tenant"])]
-        )
+        conn.execute("select set_config('tracedb.tenant_id', %s, false)", [str(subject["tenant"])])
         start = time.perf_counter()
         rows = conn.execute(query, subject, prepare=True).fetchall()
         milliseconds.append((time.perf_counter() - start) * 1000)

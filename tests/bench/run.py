@@ -8,16 +8,16 @@ import shutil
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import psycopg
 
 # Run as a program: its own folder is on the path, but not the one that holds the package.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import tracedb.server
 from bench import ingest, reads  # noqa: F401  # they register their benchmarks
 from bench.harness import BENCHMARKS, Context, environment, run
-
-import tracedb.server
 
 # As on a small server of one's own; what a commit promises is kept.
 SETTINGS = {
@@ -43,7 +43,7 @@ def main() -> int:
     try:
         with tracedb.server.start(scratch / "data", settings=SETTINGS) as server:
             with psycopg.connect(server.dsn) as conn:
-                document = {"environment": environment(conn, scale, options.repeat)}
+                document: dict[str, Any] = {"environment": environment(conn, scale, options.repeat)}
             context = Context(server.dsn, scale)
             results = [run(ours, context, options.repeat) for ours in chosen]
     finally:
@@ -58,9 +58,9 @@ def main() -> int:
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     names = ", ".join(ours.name for ours in BENCHMARKS)
-    parser.add_argument("--only", default="", metavar="NAME", help=f"those that begin so: {names}")
-    parser.add_argument("--quick", action="store_true", help="a hundredth of the data: does it run?")
-    parser.add_argument("--repeat", type=int, default=3, metavar="N", help="times each variant runs")
+    parser.add_argument("--only", default="", metavar="NAME", help=f"begin of: {names}")
+    parser.add_argument("--quick", action="store_true", help="a hundredth of the data")
+    parser.add_argument("--repeat", type=int, default=3, metavar="N", help="rounds (3)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every sample there")
     return parser
 

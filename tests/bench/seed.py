@@ -59,7 +59,7 @@ _PARTS = {
     "agent_routing_decisions": (
         1,
         "selected_agent, total_confidence, candidates",
-        "'agent-1', 0.9, '[{\"agent\": \"agent-1\"}, {\"agent\": \"agent-2\"}]'",
+        '\'agent-1\', 0.9, \'[{"agent": "agent-1"}, {"agent": "agent-2"}]\'',
     ),
     "hook_executions": (1, "hook_type, tool_name, outcome", "'pre_tool_use', 'search', 'allowed'"),
     "endpoint_calls": (1, "service, method, path, status_code", "'orders', 'GET', '/v1', 200"),

@@ -14,7 +14,57 @@ _FIRST = datetime(2026, 1, 5, tzinfo=UTC)
 _DAYS = 7
 _TENANTS = 8
 _USERS = 2_000
-_WORDS = ["agent", "answer", "balance", "booking", "call", "cancel", "check", "confirm", "context", "customer", "date", "delay", "detail", "email", "error", "fare", "flight", "found", "hotel", "input", "item", "latency", "order", "passenger", "payment", "policy", "price", "query", "reason", "refund", "request", "reservation", "response", "result", "retry", "route", "seat", "search", "select", "session", "status", "summary", "ticket", "tool", "total", "update", "user", "value", "window"]
+_WORDS = [
+    "agent",
+    "answer",
+    "balance",
+    "booking",
+    "call",
+    "cancel",
+    "check",
+    "confirm",
+    "context",
+    "customer",
+    "date",
+    "delay",
+    "detail",
+    "email",
+    "error",
+    "fare",
+    "flight",
+    "found",
+    "hotel",
+    "input",
+    "item",
+    "latency",
+    "order",
+    "passenger",
+    "payment",
+    "policy",
+    "price",
+    "query",
+    "reason",
+    "refund",
+    "request",
+    "reservation",
+    "response",
+    "result",
+    "retry",
+    "route",
+    "seat",
+    "search",
+    "select",
+    "session",
+    "status",
+    "summary",
+    "ticket",
+    "tool",
+    "total",
+    "update",
+    "user",
+    "value",
+    "window",
+]
 
 
 def tenants() -> list[UUID]:
@@ -47,13 +97,16 @@ def _records(traces: int) -> Iterator[tuple[UUID, list[dict[str, Any]]]]:
         started_at = _FIRST + timedelta(days=_DAYS) * n / traces
         trace_id = _uuid7(started_at, random)
         tenant = all_tenants[min(int(random.expovariate(0.5)), _TENANTS - 1)]
-        yield tenant, [
-            _trace(trace_id, started_at, random),
-            _routing_decision(trace_id, started_at, random),
-            _hook(trace_id, started_at, random),
-            _endpoint_call(trace_id, started_at, random),
-            *(_span(trace_id, started_at, no, random) for no in (4, 5, 6)),
-        ]
+        yield (
+            tenant,
+            [
+                _trace(trace_id, started_at, random),
+                _routing_decision(trace_id, started_at, random),
+                _hook(trace_id, started_at, random),
+                _endpoint_call(trace_id, started_at, random),
+                *(_span(trace_id, started_at, no, random) for no in (4, 5, 6)),
+            ],
+        )
 
 
 def _trace(trace_id: str, at: datetime, random: Random) -> dict[str, Any]:
