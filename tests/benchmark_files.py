@@ -61,12 +61,12 @@ def tau2_document() -> dict[str, Any]:
                 "trial": 1,
                 "seed": None,
                 "messages": [
-                    _said("user", "2025-01-15T11:00:02+01:00", "A lamp?", 0.01, (10, 4)),
+                    _said("user", "2025-01-15T11:00:02+01:00", "A lamp?", None, (10, 4)),
                     _said(
                         "assistant",
                         "2025-01-15T11:00:04+01:00",
                         "Wait.",
-                        0.02,
+                        None,
                         (20, 8),
                         [_call("c1", "find")],
                     ),
@@ -115,7 +115,7 @@ def _said(
     role: str,
     timestamp: str,
     content: str | None,
-    cost: float,
+    cost: float | None,
     tokens: tuple[int, int] | None = None,
     tool_calls: list[dict[str, Any]] | None = None,
 ) -> dict[str, Any]:

@@ -130,6 +130,9 @@ def _subject(conn: psycopg.Connection[Any]) -> dict[str, str]:
         from tracedb.execution_traces as t
         join tracedb.execution_traces as nested on nested.parent_trace_id = t.trace_id
         where t.tenant_id = %s and t.external_id is not null
+            -- or the tree would lie in two partitions
+            and date_trunc('week', t.started_at, 'UTC')
+                = date_trunc('week', nested.started_at, 'UTC')
         order by t.trace_id offset 10 limit 1
         """,
         [seed.tenant_id(TENANTS // 2)],

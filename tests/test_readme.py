@@ -57,7 +57,8 @@ def test_record_types_of_the_readme_are_those_of_the_schema(database: str) -> No
     rows = re.findall(r"^\| `(\w+)` \| [^|]* \| ([^|]*) \|$", README, re.MULTILINE)
     shown = {name: re.findall(r"`(\w+)`", fields) for name, fields in rows}
     with psycopg.connect(database) as conn:
-        known = dict(conn.execute("select type, required from tracedb.record_types()").fetchall())
+        rows_known = conn.execute("select type, required from tracedb.record_types()").fetchall()
+    known: dict[str, list[str]] = dict(rows_known)
 
     assert {name: shown.get(name) for name in known} == known
 

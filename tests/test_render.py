@@ -79,7 +79,7 @@ def test_a_tree_shows_what_there_is_to_know_of_each_node() -> None:
         "llm",
         "chat",
         "m-1",
-        "░░░",
+        "░░░░",
         "4.0",
         "s",
         "1.2k→34",

@@ -157,24 +157,23 @@ def _progress() -> Iterator[Track]:
 
 def _command() -> str:
     """How this program was called, for the reader to type."""
-    if shutil.which("tracedb"):
-        return "tracedb"
     called = Path(sys.argv[0])
     if called.name != "tracedb":
         return f"{shlex.quote(sys.executable)} -m tracedb"
+    found = shutil.which("tracedb")
+    if found and Path(found).resolve() == called.resolve():
+        return "tracedb"
     return shlex.quote(os.path.relpath(called))
 
 
 def _next_steps(place: _Place, report: Report) -> list[str]:
+    from tracedb.demo import query_to_try
+
     command = _command()
     steps = [place.export] if place.export else []
     examples = [row.trace_id for row in report.failed[:1] or report.slowest[:1]]
     steps += [f"{command} trace {trace_id}" for trace_id in examples]
-    tenant_id = report.tenants[0].tenant.tenant_id
-    query = (
-        "select agent_id, trace_count, success_rate, cost_usd"
-        f" from tracedb.agent_performance where tenant_id = '{tenant_id}'"
-    )
+    query = query_to_try(report.tenants[0].tenant.tenant_id)
     steps.append(f'{place.psql} -c "{query}"')
     steps.append(f"{command} doctor")
     if place.is_embedded:

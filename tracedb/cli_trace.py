@@ -84,12 +84,15 @@ def _find(db: TraceDB, id: str, tenant: str | None) -> tuple[UUID, UUID]:
 def _header(out: Console, summary: TraceSummary, document: dict[str, Any]) -> None:
     from rich.text import Text
 
-    from tracedb.render import clean, count, duration, mark, moment, money
+    from tracedb.render import UNKNOWN, clean, count, duration, mark, moment, money
 
     title = Text(clean(summary.name or "trace"), style="bold")
     title.append("  ").append_text(mark(summary.status)).append(f" {summary.status}")
     out.print(title)
     texts = {p["kind"]: p["content"] for p in document["payloads"] if p.get("span_id") is None}
+    tokens = UNKNOWN
+    if summary.input_tokens is not None or summary.output_tokens is not None:
+        tokens = f"{count(summary.input_tokens)} in, {count(summary.output_tokens)} out"
     facts = {
         "trace": str(summary.trace_id),
         "known as": summary.external_id,
@@ -97,7 +100,7 @@ def _header(out: Console, summary: TraceSummary, document: dict[str, Any]) -> No
         "user": summary.user_id,
         "started": f"{moment(summary.started_at)} UTC",
         "took": duration(summary.duration_ms),
-        "tokens": f"{count(summary.input_tokens)} in, {count(summary.output_tokens)} out",
+        "tokens": tokens,
         "cost $": money(summary.cost_usd),
         "error": ": ".join(filter(None, (summary.error_type, summary.error_message))),
         "prompt": texts.get("prompt"),

@@ -130,6 +130,13 @@ def showcase() -> Query[UUID | None]:
     return Query(statement("showcase", "demo.sql"), {}, scalar_row, maybe)
 
 
+def query_to_try(tenant_id: UUID) -> str:
+    """A query in one line, to type into psql."""
+    lines = statement("shown_to_try", "demo.sql").splitlines()
+    text = " ".join(line for line in lines if line and not line.startswith("--"))
+    return text.format(tenant_id=tenant_id)
+
+
 def tenant_id_of(db: TraceDB, name: str) -> UUID:
     """The tenant_id that a text means: itself, or the tenant of that external id."""
     try:

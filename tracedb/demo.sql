@@ -87,3 +87,9 @@ order by
     ) desc,
     t.error_count > 0 desc, t.span_count desc, t.trace_id desc
 limit 1;
+
+-- name: shown_to_try
+-- not run: the demo shows it for psql
+select agent_id, trace_count, success_rate, cost_usd
+from tracedb.agent_performance
+where tenant_id = '{tenant_id}';

@@ -35,7 +35,7 @@ _MOST_LEVELS = 8
 _NARROWEST_LABEL, _NARROWEST_BAR, _WIDEST_BAR = 28, 8, 40
 
 
-def console(width: int | None = None) -> Console:
+def console() -> Console:
     """Where answers for people go; without colours or other escapes if nobody watches it."""
     try:
         from rich.console import Console
@@ -47,7 +47,7 @@ def console(width: int | None = None) -> Console:
         sys.stdout.reconfigure(errors="replace")  # a terminal without these letters shows others
     # rich's own NO_COLOR leaves bold and dim, which are escapes as well
     plain = False if "NO_COLOR" in os.environ else None
-    return Console(highlight=False, markup=False, force_terminal=plain, width=width)
+    return Console(highlight=False, markup=False, force_terminal=plain)
 
 
 def clean(text: str) -> str:
@@ -236,10 +236,12 @@ def tree(out: Console, nodes: Sequence[TreeNode], *, show_all: bool = False) -> 
             below = Text(f"{under}  {clean(node.error)}", style="red")
             below.truncate(out.width, overflow="ellipsis")
             out.print(below, soft_wrap=True)
-    _legend(out, nodes, shown)
+    _legend(out, nodes, shown, is_rounded=any("≈" in row[-1] for row in figures))
 
 
-def _legend(out: Console, nodes: Sequence[TreeNode], shown: Sequence[TreeNode]) -> None:
+def _legend(
+    out: Console, nodes: Sequence[TreeNode], shown: Sequence[TreeNode], *, is_rounded: bool
+) -> None:
     from rich.text import Text
 
     remarks = [f"{_BAR} decided how long it took", f"{_FAINT_BAR} did not"]
@@ -247,6 +249,8 @@ def _legend(out: Console, nodes: Sequence[TreeNode], shown: Sequence[TreeNode]) 
         remarks.append("orphan: its parent was not recorded")
     if any(node.duration_us is None for node in shown):
         remarks.append("· end unknown")
+    if is_rounded:
+        remarks.append("≈ rounded")
     out.print(Text(", ".join(remarks), style="dim"))
     if len(shown) < len(nodes):
         missing = len(nodes) - len(shown)

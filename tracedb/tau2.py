@@ -6,6 +6,9 @@
 - An assistant message is an `llm` span of the agent's model, a user message one of the simulated
   user's, from the end of the message before to its own timestamp. Its input, the talk so far, is
   the outputs of the spans before it and not stored again.
+  Of what the provider returned (`raw_data`) its reasoning is kept. A canned greeting, without usage
+  and at no cost, is such a span as well and counts among the trace's `llm_calls`; a system message
+  is none.
 - A tool call and its result are one `tool` span below the message that asked for it; a call that
   got no result is `cancelled`.
 - Times without an offset are UTC. "xai/grok-3-mini" is the model grok-3-mini of provider xai.

@@ -45,10 +45,12 @@ def main() -> int:
             with psycopg.connect(server.dsn) as conn:
                 document: dict[str, Any] = {"environment": environment(conn, scale, options.repeat)}
             context = Context(server.dsn, scale)
-            results = [run(ours, context, options.repeat) for ours in chosen]
+            results = []
+            for ours in chosen:
+                results.append(run(ours, context, options.repeat))
+                print(results[-1].as_text(), end="\n\n", flush=True)
     finally:
         shutil.rmtree(scratch)
-    print("\n\n".join(result.as_text() for result in results))
     if options.json:
         document["benchmarks"] = [result.as_dict() for result in results]
         options.json.write_text(json.dumps(document, indent=1) + "\n")

@@ -20,7 +20,7 @@ with numbered as (
         i,
         i - (i %% 20 = 0)::integer as request,
         %(as_of)s::timestamptz - %(days)s * interval '1 day' * (%(traces)s - i) / %(traces)s as at
-    from generate_series(1, %(traces)s) as i
+    from generate_series(1::bigint, %(traces)s) as i
 ),
 chosen as (
     select

@@ -14,57 +14,13 @@ _FIRST = datetime(2026, 1, 5, tzinfo=UTC)
 _DAYS = 7
 _TENANTS = 8
 _USERS = 2_000
-_WORDS = [
-    "agent",
-    "answer",
-    "balance",
-    "booking",
-    "call",
-    "cancel",
-    "check",
-    "confirm",
-    "context",
-    "customer",
-    "date",
-    "delay",
-    "detail",
-    "email",
-    "error",
-    "fare",
-    "flight",
-    "found",
-    "hotel",
-    "input",
-    "item",
-    "latency",
-    "order",
-    "passenger",
-    "payment",
-    "policy",
-    "price",
-    "query",
-    "reason",
-    "refund",
-    "request",
-    "reservation",
-    "response",
-    "result",
-    "retry",
-    "route",
-    "seat",
-    "search",
-    "select",
-    "session",
-    "status",
-    "summary",
-    "ticket",
-    "tool",
-    "total",
-    "update",
-    "user",
-    "value",
-    "window",
-]
+_VOCABULARY = """
+    agent answer balance booking call cancel check confirm context customer date delay detail email
+    error fare flight found hotel input item latency order passenger payment policy price query
+    reason refund request reservation response result retry route seat search select session status
+    summary ticket tool total update user value window
+"""
+_WORDS = _VOCABULARY.split()
 
 
 def tenants() -> list[UUID]:
