@@ -106,7 +106,8 @@ begin
             where coalesce(pg_catalog.to_jsonb(m) ->> 'inherit_option', 'true') = 'true'
                 or coalesce(pg_catalog.to_jsonb(m) ->> 'set_option', 'true') = 'true'
         )
-        -- A name without a uuid in it binds to no tenant (null), so that a slip in it opens nothing.
+        -- A name without a uuid in it binds to no tenant (null), so that a slip in it opens
+        -- nothing.
         select array_agg(distinct case
             when r.rolname ~* '^tracedb_tenant_[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$'
                 then substr(r.rolname, 16)::uuid
@@ -728,14 +729,16 @@ comment on constraint trace_ids_external_id_fits on tracedb.trace_ids is
 comment on constraint trace_ids_trace_id_is_uuid7 on tracedb.trace_ids is
     'trace_id: must be a UUIDv7';
 
+-- No "set" clause: it would keep this from being inlined, and ingest calls it several times a
+-- record.
 create or replace function tracedb.external_key(id text)
 returns text
-language sql immutable strict parallel safe
-set search_path = ''
+language sql immutable parallel safe
 as $$
     select case
-        when id ~* '^[0-9a-f]{32}$' or id ~* '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$'
-            then lower(replace(id, '-', ''))
+        when id operator(pg_catalog.~*)
+            '^([0-9a-f]{32}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12})$'
+            then pg_catalog.lower(pg_catalog.replace(id, '-', ''))
         else id
     end
 $$;
@@ -1339,7 +1342,6 @@ set role tracedb_owner;
 create or replace function tracedb.record_types()
 returns table (type text, table_name text, fields text[], required text[], defaults jsonb)
 language sql immutable parallel safe
-set search_path = ''
 as $$
     values
     ('trace', 'execution_traces', array[
@@ -1349,7 +1351,7 @@ as $$
         'duration_ms', 'llm_calls', 'input_tokens', 'output_tokens', 'cost_usd',
         'docs_retrieved', 'doc_sources', 'research_triggered', 'kb_enrichment_triggered', 'tags',
         'context', 'prompt', 'response'
-    ], array['started_at'], '{}'::jsonb),
+    ], array['started_at'], '{}'::pg_catalog.jsonb),
     ('routing_decision', 'agent_routing_decisions', array[
         'trace_id', 'external_id', 'span_id', 'parent_span_id', 'name', 'selected_agent',
         'reason', 'trigger_confidence', 'context_confidence', 'capability_confidence',
@@ -1397,6 +1399,10 @@ language plpgsql immutable parallel safe
 set search_path = ''
 as $$
 declare
+    id_form constant text := '^([0-9a-f]{32}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12})$';
+    span_form constant text := '^(?!0{16})[0-9a-f]{16}$';
+    time_form constant text := '^\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d([.]\d+)?)?'
+        '(Z|[+-]\d\d(:?\d\d)?)$';
     spec record;
     field text;
 begin
@@ -1409,9 +1415,9 @@ begin
             'payload, not %s', coalesce(item ->> 'type', 'null'));
     end if;
     if item - array['type', 'tenant_id'] - spec.fields <> '{}' then
-        return format('%s: unknown field of a %s',
-            (select min(k) from jsonb_object_keys(item - array['type', 'tenant_id'] - spec.fields) as k),
-            spec.type);
+        select min(k) into field
+        from jsonb_object_keys(item - array['type', 'tenant_id'] - spec.fields) as k;
+        return format('%s: unknown field of a %s', field, spec.type);
     end if;
     if lower(item ->> 'tenant_id') <> tenant_id::text then
         return 'tenant_id: must be the tenant the batch is ingested for';
@@ -1424,24 +1430,32 @@ begin
             return format('%s: required', field);
         end if;
     end loop;
-    foreach field in array array['trace_id', 'root_trace_id', 'parent_trace_id'] loop
-        if tracedb.external_key(item ->> field) !~ '^[0-9a-f]{32}$' then
-            return format('%s: must be a UUID or 32 hex digits (other keys go into external_id)',
-                field);
-        end if;
-    end loop;
-    foreach field in array array['span_id', 'parent_span_id', 'hook_span_id'] loop
-        if item ->> field !~* '^(?!0{16})[0-9a-f]{16}$' then
-            return format('%s: must be 16 hex digits, not all 0', field);
-        end if;
-    end loop;
-    foreach field in array array['started_at', 'ended_at', 'recorded_at'] loop
-        if item ->> field !~ ('^\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d([.]\d+)?)?'
-            || '(Z|[+-]\d\d(:?\d\d)?)$') then
-            return format('%s: must be an ISO 8601 time with its offset from UTC, such as '
-                '2026-01-31T12:00:00Z', field);
-        end if;
-    end loop;
+    field := case
+        when item ->> 'trace_id' !~* id_form then 'trace_id'
+        when item ->> 'root_trace_id' !~* id_form then 'root_trace_id'
+        when item ->> 'parent_trace_id' !~* id_form then 'parent_trace_id'
+    end;
+    if field is not null then
+        return format('%s: must be a UUID or 32 hex digits (other keys go into external_id)',
+            field);
+    end if;
+    field := case
+        when item ->> 'span_id' !~* span_form then 'span_id'
+        when item ->> 'parent_span_id' !~* span_form then 'parent_span_id'
+        when item ->> 'hook_span_id' !~* span_form then 'hook_span_id'
+    end;
+    if field is not null then
+        return format('%s: must be 16 hex digits, not all 0', field);
+    end if;
+    field := case
+        when item ->> 'started_at' !~ time_form then 'started_at'
+        when item ->> 'ended_at' !~ time_form then 'ended_at'
+        when item ->> 'recorded_at' !~ time_form then 'recorded_at'
+    end;
+    if field is not null then
+        return format('%s: must be an ISO 8601 time with its offset from UTC, such as '
+            '2026-01-31T12:00:00Z', field);
+    end if;
     return null;
 end $$;
 
@@ -1504,6 +1518,10 @@ as $$
 declare
     keys text[];
     mapped jsonb;
+    -- Between these lie the ids that may be traces of ours; what is looked up outside a range has
+    -- to be looked up in every partition.
+    first_id uuid;
+    last_id uuid;
     missing jsonb;
 begin
     select array_agg(distinct k.key) into keys
@@ -1513,6 +1531,9 @@ begin
         tracedb.external_key(r ->> 'parent_trace_id'), tracedb.external_key(r ->> 'root_trace_id')
     ]) as k(key)
     where k.key is not null;
+    select min(k), max(k) into first_id, last_id
+    from unnest(keys) as k
+    where k ~ '^[0-9a-f]{12}7[0-9a-f]{3}[89ab][0-9a-f]{15}$';
 
     select coalesce(jsonb_object_agg(m.external_id, m.trace_id), '{}') into mapped
     from tracedb.trace_ids as m
@@ -1547,6 +1568,7 @@ begin
         where t.tenant_id = resolve_traces.tenant_id and t.trace_id = any(array(
             select n.id_key::uuid from named as n where tracedb.is_uuid7(n.id_key::uuid)
         ))
+        and t.trace_id between first_id and last_id
     ),
     -- The trace an external id means: what it or an id given beside it already means.
     external_traces as (
@@ -1640,23 +1662,16 @@ declare
     started_at constant timestamptz := item ->> 'started_at';
     ended_at timestamptz := item ->> 'ended_at';
     duration bigint;
-    field text;
+    status text;
 begin
     select t.* into spec from tracedb.record_types() as t where t.type = item ->> 'type';
-    select spec.defaults || jsonb_object_agg(f.key, f.value) into item
-    from jsonb_each(item) as f
-    where f.value <> 'null';
-    foreach field in array array['span_id', 'parent_span_id', 'hook_span_id'] loop
-        if item ? field then
-            item := item || jsonb_build_object(field, '\x' || lower(item ->> field));
-        end if;
-    end loop;
-    foreach field in array array['parent_trace_id', 'root_trace_id'] loop
-        if item ? field then
-            item := item || jsonb_build_object(field, coalesce(
-                mapped ->> tracedb.external_key(item ->> field), item ->> field));
-        end if;
-    end loop;
+    -- What is null was left out; most records have nothing of the kind.
+    if item @? 'strict $.* ? (@ == null)' then
+        select jsonb_object_agg(f.key, f.value) into item
+        from jsonb_each(item) as f
+        where f.value <> 'null';
+    end if;
+    item := spec.defaults || item;
     if started_at is not null then
         if spec.type = 'span' then
             duration_field := 'duration_us';
@@ -1670,22 +1685,29 @@ begin
         end);
         ended_at := coalesce(ended_at,
             started_at + duration * (interval '1 second' / per_second));
-        item := item || jsonb_strip_nulls(jsonb_build_object(
-            'ended_at', ended_at,
-            duration_field, duration,
-            'status', coalesce(item ->> 'status',
-                case when ended_at is null then 'running' else 'ok' end)
-        ));
+        status := coalesce(item ->> 'status',
+            case when ended_at is null then 'running' else 'ok' end);
     end if;
-    -- Not a column of the parts, but the name of the stub a part may make of its trace.
-    item := item || jsonb_strip_nulls(jsonb_build_object('external_id',
-        coalesce(external_key, case when mapped ? id_key then id_key end)));
-    item := item || jsonb_build_object(
+    item := item || jsonb_strip_nulls(jsonb_build_object(
         'tenant_id', tenant_id,
         'trace_id', coalesce(mapped ->> external_key, mapped ->> id_key, id_key),
+        -- Not a column of the parts, but the name of the stub a part may make of its trace.
+        'external_id', coalesce(external_key, case when mapped ? id_key then id_key end),
+        'parent_trace_id', coalesce(
+            mapped ->> tracedb.external_key(item ->> 'parent_trace_id'),
+            item ->> 'parent_trace_id'),
+        'root_trace_id', coalesce(
+            mapped ->> tracedb.external_key(item ->> 'root_trace_id'),
+            item ->> 'root_trace_id'),
+        'span_id', '\x' || lower(item ->> 'span_id'),
+        'parent_span_id', '\x' || lower(item ->> 'parent_span_id'),
+        'hook_span_id', '\x' || lower(item ->> 'hook_span_id'),
+        'ended_at', ended_at,
+        duration_field, duration,
+        'status', status,
         'created_at', now(),
         'updated_at', now()
-    );
+    ));
     if spec.type = 'payload' then
         item := item || tracedb.payload_of(item, item ->> 'kind', item -> 'content');
     end if;
@@ -1728,6 +1750,9 @@ declare
         else array['trace_id', 'span_id']
     end;
     fixed constant text[] := array['tenant_id', 'created_at'] || key;
+    -- The batch's stretch of ids, so that the update is planned for its partitions alone.
+    first_id uuid;
+    last_id uuid;
 begin
     execute format(
         'insert into tracedb.%1$I '
@@ -1740,21 +1765,25 @@ begin
     get diagnostics inserted = row_count;
     merged := 0;
     if inserted < cardinality(part_rows) then
+        select min(replace(r ->> 'trace_id', '-', '')), max(replace(r ->> 'trace_id', '-', ''))
+        into first_id, last_id
+        from unnest(part_rows) as r;
         execute format(
             'update tracedb.%1$I as t set (%2$s) = row(%3$s) '
             'from ( '
-            '    select distinct on (%4$s) part.* from unnest($1) as r '
+            '    select distinct on (%4$s) part.*, tracedb.part_rank(to_jsonb(part)) as part_rank '
+            '    from unnest($1) as r '
             '    cross join lateral jsonb_populate_record(null::tracedb.%1$I, r) as part '
-            '    order by %4$s, tracedb.part_rank(to_jsonb(part)) desc '
+            '    order by %4$s, part_rank desc '
             ') as part '
-            'where t.tenant_id = $2 and (%5$s) = (%4$s) '
-            'and tracedb.part_rank(to_jsonb(t)) < tracedb.part_rank(to_jsonb(part))',
+            'where t.tenant_id = $2 and (%5$s) = (%4$s) and t.trace_id between $3 and $4 '
+            'and tracedb.part_rank(to_jsonb(t)) < part.part_rank',
             table_name,
             tracedb.column_list(table_name, '', fixed),
             tracedb.column_list(table_name, 'part.', fixed),
             (select string_agg('part.' || k, ', ') from unnest(key) as k),
             (select string_agg('t.' || k, ', ') from unnest(key) as k))
-        using part_rows, (part_rows[1] ->> 'tenant_id')::uuid;
+        using part_rows, (part_rows[1] ->> 'tenant_id')::uuid, first_id, last_id;
         get diagnostics merged = row_count;
     end if;
 end $$;
@@ -1809,10 +1838,12 @@ begin
             ') '
             'from unnest($1) as r '
             'where t.tenant_id = $2 and t.trace_id = (r ->> ''trace_id'')::uuid '
+            'and t.trace_id between $3 and $4 '
             'and tracedb.merge_reports(tracedb.report_of(to_jsonb(t)), r -> ''report'') '
             '    <> tracedb.report_of(to_jsonb(t))',
             tracedb.column_list('execution_traces', '', fixed))
-        using reports, tenant;
+        using reports, tenant, (reports[1] ->> 'trace_id')::uuid,
+            (reports[cardinality(reports)] ->> 'trace_id')::uuid;
         get diagnostics merged = row_count;
     end if;
 end $$;
@@ -1836,6 +1867,9 @@ declare
     spec record;
     batch jsonb[];
     stored record;
+    -- The batch's stretch of ids, outside of which no partition is looked at.
+    first_id uuid;
+    last_id uuid;
 begin
     if exists (select from unnest(texts) as t where octet_length(t) > 20971520) then
         raise exception using errcode = 'TD002', message = 'record: at most 20 MiB as JSON';
@@ -1882,6 +1916,9 @@ begin
         perform tracedb.store_parts('trace_payloads', batch);
     end if;
 
+    select min(replace(r ->> 'trace_id', '-', '')), max(replace(r ->> 'trace_id', '-', ''))
+    into first_id, last_id
+    from unnest(items) as r;
     -- A part whose trace is unknown so far makes a stub of it, which the trace's own record
     -- completes; the stub starts with the earliest part.
     batch := array(
@@ -1900,6 +1937,7 @@ begin
         where not exists (
             select from tracedb.execution_traces as t
             where t.tenant_id = store_records.tenant_id and t.trace_id = p.trace_id
+                and t.trace_id between first_id and last_id
                 and coalesce(t.provisional ->> 'started_at', '2') <> '0'
         )
     );
@@ -2097,6 +2135,35 @@ comment on type tracedb.tree_node is
     'A node in its place: numbered depth first from 1, with its parent''s number and its depth. '
     'Durations are in microseconds, span_id is 16 hex digits (null for a trace).';
 
+create or replace function tracedb.nested_traces(
+    parent_ids uuid[], root_id uuid, tenant_id uuid default tracedb.current_tenant_id()
+)
+returns uuid[]
+language plpgsql stable
+set search_path = ''
+-- It may read every partition since the root's; planned anew for each id, that takes longer than
+-- the reading.
+set plan_cache_mode = force_generic_plan
+as $$
+#variable_conflict use_column
+declare
+    -- Nested executions are not older than the root, but for the day ids and clocks may differ.
+    oldest constant uuid := tracedb.uuid_floor(
+        greatest(tracedb.uuid_time(root_id) - interval '1 day', timestamptz 'epoch'));
+begin
+    return array(
+        select t.trace_id
+        from tracedb.execution_traces as t
+        where t.tenant_id = nested_traces.tenant_id
+            and t.parent_trace_id = any(parent_ids)
+            and t.trace_id >= oldest
+        order by t.trace_id
+    );
+end $$;
+
+comment on function tracedb.nested_traces(uuid[], uuid, uuid) is
+    'The executions that the given ones, all of the tree of root_id, started directly. Internal.';
+
 create or replace function tracedb.trace_nodes(
     root_id uuid, tenant_id uuid default tracedb.current_tenant_id()
 )
@@ -2108,29 +2175,28 @@ as $$
 declare
     all_ids uuid[] := array[root_id];
     new_ids uuid[] := all_ids;
-    -- Nested executions are not older than the root, but for the day ids and clocks may differ.
-    oldest constant uuid := tracedb.uuid_floor(
-        greatest(tracedb.uuid_time(root_id) - interval '1 day', timestamptz 'epoch'));
+    last_id uuid;
 begin
     -- A level at a time; an id seen before would be a cycle.
     while cardinality(new_ids) > 0 loop
         new_ids := array(
-            select t.trace_id
-            from tracedb.execution_traces as t
-            where t.tenant_id = trace_nodes.tenant_id
-                and t.parent_trace_id = any(new_ids)
-                and t.trace_id >= oldest
-                and t.trace_id <> all(all_ids)
+            select id
+            from unnest(tracedb.nested_traces(new_ids, root_id, trace_nodes.tenant_id)) as id
+            where id <> all(all_ids)
         );
         all_ids := all_ids || new_ids;
     end loop;
+    -- A list of ids prunes no partitions once the plan is a generic one; their range does.
+    all_ids := array(select id from unnest(all_ids) as id order by id);
+    last_id := all_ids[cardinality(all_ids)];
 
     return query
     select 'trace', t.trace_id, null::bytea, t.parent_trace_id, t.parent_span_id,
         coalesce(t.name, t.route, t.agent_id), t.status, t.started_at, t.ended_at, t.agent_id,
         null, t.input_tokens, t.output_tokens, t.cost_usd, coalesce(t.error_message, t.error_type)
     from tracedb.execution_traces as t
-    where t.tenant_id = trace_nodes.tenant_id and t.trace_id = any(all_ids);
+    where t.tenant_id = trace_nodes.tenant_id and t.trace_id = any(all_ids)
+        and t.trace_id between all_ids[1] and last_id;
 
     return query
     select s.operation_type, s.trace_id, s.span_id, s.trace_id, s.parent_span_id,
@@ -2138,14 +2204,16 @@ begin
         s.agent_id, coalesce(s.response_model, s.request_model), s.input_tokens, s.output_tokens,
         s.cost_usd, coalesce(s.status_message, s.error_type)
     from tracedb.llm_spans as s
-    where s.tenant_id = trace_nodes.tenant_id and s.trace_id = any(all_ids);
+    where s.tenant_id = trace_nodes.tenant_id and s.trace_id = any(all_ids)
+        and s.trace_id between all_ids[1] and last_id;
 
     return query
     select 'routing_decision', r.trace_id, r.span_id, r.trace_id, r.parent_span_id,
         coalesce(r.name, r.selected_agent), r.status, r.started_at, r.ended_at, r.selected_agent,
         null, null::bigint, null::bigint, null::numeric, coalesce(r.error_message, r.error_type)
     from tracedb.agent_routing_decisions as r
-    where r.tenant_id = trace_nodes.tenant_id and r.trace_id = any(all_ids);
+    where r.tenant_id = trace_nodes.tenant_id and r.trace_id = any(all_ids)
+        and r.trace_id between all_ids[1] and last_id;
 
     return query
     select 'hook', h.trace_id, h.span_id, h.trace_id, h.parent_span_id,
@@ -2153,7 +2221,8 @@ begin
         h.ended_at, null, null, null::bigint, null::bigint, null::numeric,
         coalesce(h.error_message, h.error_type)
     from tracedb.hook_executions as h
-    where h.tenant_id = trace_nodes.tenant_id and h.trace_id = any(all_ids);
+    where h.tenant_id = trace_nodes.tenant_id and h.trace_id = any(all_ids)
+        and h.trace_id between all_ids[1] and last_id;
 
     return query
     select 'endpoint_call', e.trace_id, e.span_id, e.trace_id,
@@ -2163,7 +2232,8 @@ begin
         coalesce(e.error_message, e.error_type,
             case when e.status_code >= 400 then 'HTTP ' || e.status_code end)
     from tracedb.endpoint_calls as e
-    where e.tenant_id = trace_nodes.tenant_id and e.trace_id = any(all_ids);
+    where e.tenant_id = trace_nodes.tenant_id and e.trace_id = any(all_ids)
+        and e.trace_id between all_ids[1] and last_id;
 end $$;
 
 comment on function tracedb.trace_nodes(uuid, uuid) is
@@ -2226,7 +2296,8 @@ end $$;
 
 comment on function tracedb.critical_path(integer[], timestamptz[], timestamptz[]) is
     'Which nodes of a tree decided how long it took: those that could not have been slower without '
-    'delaying the end of node 1. parents[n] is the number of n''s parent, null for node 1. Internal.';
+    'delaying the end of node 1. parents[n] is the number of n''s parent, null for node 1. '
+    'Internal.';
 
 create or replace function tracedb.trace_tree(
     trace_id uuid, tenant_id uuid default tracedb.current_tenant_id()
@@ -2427,30 +2498,28 @@ begin
     return (
         select jsonb_build_object(
             'trace', tracedb.part_document(to_jsonb(t)),
-            'nested_trace_ids', coalesce((
-                select jsonb_agg(n.trace_id order by n.trace_id)
-                from tracedb.execution_traces as n
-                where n.tenant_id = tenant and n.parent_trace_id = id
-                    and n.trace_id >= tracedb.uuid_floor(
-                        greatest(tracedb.uuid_time(id) - interval '1 day', timestamptz 'epoch'))
-            ), '[]'),
+            'nested_trace_ids', to_jsonb(tracedb.nested_traces(array[id], id, tenant)),
             'routing_decisions', coalesce((
-                select jsonb_agg(tracedb.part_document(to_jsonb(p)) order by p.started_at, p.span_id)
+                select jsonb_agg(tracedb.part_document(to_jsonb(p))
+                    order by p.started_at, p.span_id)
                 from tracedb.agent_routing_decisions as p
                 where p.tenant_id = tenant and p.trace_id = id
             ), '[]'),
             'hooks', coalesce((
-                select jsonb_agg(tracedb.part_document(to_jsonb(p)) order by p.started_at, p.span_id)
+                select jsonb_agg(tracedb.part_document(to_jsonb(p))
+                    order by p.started_at, p.span_id)
                 from tracedb.hook_executions as p
                 where p.tenant_id = tenant and p.trace_id = id
             ), '[]'),
             'endpoint_calls', coalesce((
-                select jsonb_agg(tracedb.part_document(to_jsonb(p)) order by p.started_at, p.span_id)
+                select jsonb_agg(tracedb.part_document(to_jsonb(p))
+                    order by p.started_at, p.span_id)
                 from tracedb.endpoint_calls as p
                 where p.tenant_id = tenant and p.trace_id = id
             ), '[]'),
             'spans', coalesce((
-                select jsonb_agg(tracedb.part_document(to_jsonb(p)) order by p.started_at, p.span_id)
+                select jsonb_agg(tracedb.part_document(to_jsonb(p))
+                    order by p.started_at, p.span_id)
                 from tracedb.llm_spans as p
                 where p.tenant_id = tenant and p.trace_id = id
             ), '[]'),
@@ -2517,7 +2586,8 @@ select
     t.tags,
     t.context,
     s.span_count + r.part_count + h.part_count + e.part_count as span_count,
-    s.error_count + r.error_count + h.error_count + e.error_count as error_count
+    s.error_count + r.error_count + h.error_count + e.error_count as error_count,
+    case when t.cost_usd is null then s.unpriced_count else 0 end as unpriced_count
 from tracedb.execution_traces as t
 left join lateral (
     select
@@ -2531,7 +2601,9 @@ left join lateral (
         sum(p.output_tokens) filter (where p.operation_type in ('llm', 'embedding', 'rerank'))
             ::bigint as output_tokens,
         sum(p.cost_usd) filter (where p.operation_type in ('llm', 'embedding', 'rerank'))
-            as cost_usd
+            as cost_usd,
+        count(*) filter (where p.operation_type in ('llm', 'embedding', 'rerank')
+            and p.cost_usd is null) as unpriced_count
     from tracedb.llm_spans as p
     where p.tenant_id = t.tenant_id and p.trace_id = t.trace_id
 ) as s on true
@@ -2560,7 +2632,8 @@ left join lateral (
 comment on view tracedb.trace_summary is
     'A trace a row: its header, how many parts it has and how many of them failed, and its tokens '
     'and cost: as reported for the trace where they were, else summed over its leaf spans (null if '
-    'neither is known). Histories, analytics and money read from here.';
+    'neither is known). unpriced_count says how many leaf spans are missing from such a sum, '
+    'because their cost is unknown. Histories, analytics and money read from here.';
 
 create or replace view tracedb.agent_performance with (security_invoker = true) as
 select
@@ -2577,7 +2650,7 @@ select
     sum(t.input_tokens)::bigint as input_tokens,
     sum(t.output_tokens)::bigint as output_tokens,
     sum(t.cost_usd) as cost_usd,
-    count(*) filter (where t.cost_usd is null) as unknown_cost_count,
+    count(*) filter (where t.cost_usd is null or t.unpriced_count > 0) as unknown_cost_count,
     max(t.started_at) as last_started_at
 from tracedb.trace_summary as t
 where t.agent_id is not null
@@ -2585,7 +2658,8 @@ group by t.tenant_id, t.agent_id;
 
 comment on view tracedb.agent_performance is
     'An agent a row, over all retained traces: success rate of the finished ones (0 to 1), '
-    'duration in milliseconds, tokens and cost. Nested executions count for their own agent.';
+    'duration in milliseconds, tokens and cost, and how many traces have a cost that is unknown or '
+    'only known in part. Nested executions count for their own agent.';
 
 create or replace view tracedb.hook_performance_summary with (security_invoker = true) as
 select
@@ -2819,6 +2893,23 @@ reset role;
 -- partition that is queried directly. Nobody gets truncate, references or trigger, which ignore
 -- row-level security.
 
+-- On Supabase the API's roles act as ours; elsewhere they do not exist.
+do $$
+declare
+    pair record;
+begin
+    for pair in
+        select p.ours, p.theirs
+        from (values
+            ('tracedb_service', 'service_role'), ('tracedb_app', 'authenticated')
+        ) as p (ours, theirs)
+        join pg_catalog.pg_roles as r on r.rolname = p.theirs
+        where not pg_catalog.pg_has_role(r.oid, p.ours, 'member')
+    loop
+        execute format('grant %I to %I', pair.ours, pair.theirs);
+    end loop;
+end $$;
+
 set role tracedb_owner;
 
 revoke all on all functions in schema tracedb from public;
@@ -2884,6 +2975,7 @@ grant execute on function
     tracedb.get_trace(uuid, uuid),
     tracedb.trace_tree(uuid, uuid),
     tracedb.trace_nodes(uuid, uuid),
+    tracedb.nested_traces(uuid[], uuid, uuid),
     tracedb.critical_path(integer[], timestamptz[], timestamptz[]),
     tracedb.part_document(jsonb)
 to tracedb_service, tracedb_app, tracedb_reader, tracedb_maintainer;
@@ -2913,23 +3005,6 @@ grant execute on function
 to tracedb_maintainer;
 
 reset role;
-
--- On Supabase the API's roles act as ours; elsewhere they do not exist.
-do $$
-declare
-    pair record;
-begin
-    for pair in
-        select p.ours, p.theirs
-        from (values
-            ('tracedb_service', 'service_role'), ('tracedb_app', 'authenticated')
-        ) as p (ours, theirs)
-        join pg_catalog.pg_roles as r on r.rolname = p.theirs
-        where not pg_catalog.pg_has_role(r.oid, p.ours, 'member')
-    loop
-        execute format('grant %I to %I', pair.ours, pair.theirs);
-    end loop;
-end $$;
 
 -- 910_first_partitions.sql: the partitions of the first weeks.
 

@@ -31,7 +31,8 @@ begin
             where coalesce(pg_catalog.to_jsonb(m) ->> 'inherit_option', 'true') = 'true'
                 or coalesce(pg_catalog.to_jsonb(m) ->> 'set_option', 'true') = 'true'
         )
-        -- A name without a uuid in it binds to no tenant (null), so that a slip in it opens nothing.
+        -- A name without a uuid in it binds to no tenant (null), so that a slip in it opens
+        -- nothing.
         select array_agg(distinct case
             when r.rolname ~* '^tracedb_tenant_[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$'
                 then substr(r.rolname, 16)::uuid

@@ -20,14 +20,16 @@ comment on constraint trace_ids_external_id_fits on tracedb.trace_ids is
 comment on constraint trace_ids_trace_id_is_uuid7 on tracedb.trace_ids is
     'trace_id: must be a UUIDv7';
 
+-- No "set" clause: it would keep this from being inlined, and ingest calls it several times a
+-- record.
 create or replace function tracedb.external_key(id text)
 returns text
-language sql immutable strict parallel safe
-set search_path = ''
+language sql immutable parallel safe
 as $$
     select case
-        when id ~* '^[0-9a-f]{32}$' or id ~* '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$'
-            then lower(replace(id, '-', ''))
+        when id operator(pg_catalog.~*)
+            '^([0-9a-f]{32}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12})$'
+            then pg_catalog.lower(pg_catalog.replace(id, '-', ''))
         else id
     end
 $$;

@@ -5,7 +5,6 @@ set role tracedb_owner;
 create or replace function tracedb.record_types()
 returns table (type text, table_name text, fields text[], required text[], defaults jsonb)
 language sql immutable parallel safe
-set search_path = ''
 as $$
     values
     ('trace', 'execution_traces', array[
@@ -15,7 +14,7 @@ as $$
         'duration_ms', 'llm_calls', 'input_tokens', 'output_tokens', 'cost_usd',
         'docs_retrieved', 'doc_sources', 'research_triggered', 'kb_enrichment_triggered', 'tags',
         'context', 'prompt', 'response'
-    ], array['started_at'], '{}'::jsonb),
+    ], array['started_at'], '{}'::pg_catalog.jsonb),
     ('routing_decision', 'agent_routing_decisions', array[
         'trace_id', 'external_id', 'span_id', 'parent_span_id', 'name', 'selected_agent',
         'reason', 'trigger_confidence', 'context_confidence', 'capability_confidence',
@@ -63,6 +62,10 @@ language plpgsql immutable parallel safe
 set search_path = ''
 as $$
 declare
+    id_form constant text := '^([0-9a-f]{32}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12})$';
+    span_form constant text := '^(?!0{16})[0-9a-f]{16}$';
+    time_form constant text := '^\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d([.]\d+)?)?'
+        '(Z|[+-]\d\d(:?\d\d)?)$';
     spec record;
     field text;
 begin
@@ -75,9 +78,9 @@ begin
             'payload, not %s', coalesce(item ->> 'type', 'null'));
     end if;
     if item - array['type', 'tenant_id'] - spec.fields <> '{}' then
-        return format('%s: unknown field of a %s',
-            (select min(k) from jsonb_object_keys(item - array['type', 'tenant_id'] - spec.fields) as k),
-            spec.type);
+        select min(k) into field
+        from jsonb_object_keys(item - array['type', 'tenant_id'] - spec.fields) as k;
+        return format('%s: unknown field of a %s', field, spec.type);
     end if;
     if lower(item ->> 'tenant_id') <> tenant_id::text then
         return 'tenant_id: must be the tenant the batch is ingested for';
@@ -90,24 +93,32 @@ begin
             return format('%s: required', field);
         end if;
     end loop;
-    foreach field in array array['trace_id', 'root_trace_id', 'parent_trace_id'] loop
-        if tracedb.external_key(item ->> field) !~ '^[0-9a-f]{32}$' then
-            return format('%s: must be a UUID or 32 hex digits (other keys go into external_id)',
-                field);
-        end if;
-    end loop;
-    foreach field in array array['span_id', 'parent_span_id', 'hook_span_id'] loop
-        if item ->> field !~* '^(?!0{16})[0-9a-f]{16}$' then
-            return format('%s: must be 16 hex digits, not all 0', field);
-        end if;
-    end loop;
-    foreach field in array array['started_at', 'ended_at', 'recorded_at'] loop
-        if item ->> field !~ ('^\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d([.]\d+)?)?'
-            || '(Z|[+-]\d\d(:?\d\d)?)$') then
-            return format('%s: must be an ISO 8601 time with its offset from UTC, such as '
-                '2026-01-31T12:00:00Z', field);
-        end if;
-    end loop;
+    field := case
+        when item ->> 'trace_id' !~* id_form then 'trace_id'
+        when item ->> 'root_trace_id' !~* id_form then 'root_trace_id'
+        when item ->> 'parent_trace_id' !~* id_form then 'parent_trace_id'
+    end;
+    if field is not null then
+        return format('%s: must be a UUID or 32 hex digits (other keys go into external_id)',
+            field);
+    end if;
+    field := case
+        when item ->> 'span_id' !~* span_form then 'span_id'
+        when item ->> 'parent_span_id' !~* span_form then 'parent_span_id'
+        when item ->> 'hook_span_id' !~* span_form then 'hook_span_id'
+    end;
+    if field is not null then
+        return format('%s: must be 16 hex digits, not all 0', field);
+    end if;
+    field := case
+        when item ->> 'started_at' !~ time_form then 'started_at'
+        when item ->> 'ended_at' !~ time_form then 'ended_at'
+        when item ->> 'recorded_at' !~ time_form then 'recorded_at'
+    end;
+    if field is not null then
+        return format('%s: must be an ISO 8601 time with its offset from UTC, such as '
+            '2026-01-31T12:00:00Z', field);
+    end if;
     return null;
 end $$;
 
@@ -170,6 +181,10 @@ as $$
 declare
     keys text[];
     mapped jsonb;
+    -- Between these lie the ids that may be traces of ours; what is looked up outside a range has
+    -- to be looked up in every partition.
+    first_id uuid;
+    last_id uuid;
     missing jsonb;
 begin
     select array_agg(distinct k.key) into keys
@@ -179,6 +194,9 @@ begin
         tracedb.external_key(r ->> 'parent_trace_id'), tracedb.external_key(r ->> 'root_trace_id')
     ]) as k(key)
     where k.key is not null;
+    select min(k), max(k) into first_id, last_id
+    from unnest(keys) as k
+    where k ~ '^[0-9a-f]{12}7[0-9a-f]{3}[89ab][0-9a-f]{15}$';
 
     select coalesce(jsonb_object_agg(m.external_id, m.trace_id), '{}') into mapped
     from tracedb.trace_ids as m
@@ -213,6 +231,7 @@ begin
         where t.tenant_id = resolve_traces.tenant_id and t.trace_id = any(array(
             select n.id_key::uuid from named as n where tracedb.is_uuid7(n.id_key::uuid)
         ))
+        and t.trace_id between first_id and last_id
     ),
     -- The trace an external id means: what it or an id given beside it already means.
     external_traces as (
@@ -306,23 +325,16 @@ declare
     started_at constant timestamptz := item ->> 'started_at';
     ended_at timestamptz := item ->> 'ended_at';
     duration bigint;
-    field text;
+    status text;
 begin
     select t.* into spec from tracedb.record_types() as t where t.type = item ->> 'type';
-    select spec.defaults || jsonb_object_agg(f.key, f.value) into item
-    from jsonb_each(item) as f
-    where f.value <> 'null';
-    foreach field in array array['span_id', 'parent_span_id', 'hook_span_id'] loop
-        if item ? field then
-            item := item || jsonb_build_object(field, '\x' || lower(item ->> field));
-        end if;
-    end loop;
-    foreach field in array array['parent_trace_id', 'root_trace_id'] loop
-        if item ? field then
-            item := item || jsonb_build_object(field, coalesce(
-                mapped ->> tracedb.external_key(item ->> field), item ->> field));
-        end if;
-    end loop;
+    -- What is null was left out; most records have nothing of the kind.
+    if item @? 'strict $.* ? (@ == null)' then
+        select jsonb_object_agg(f.key, f.value) into item
+        from jsonb_each(item) as f
+        where f.value <> 'null';
+    end if;
+    item := spec.defaults || item;
     if started_at is not null then
         if spec.type = 'span' then
             duration_field := 'duration_us';
@@ -336,22 +348,29 @@ begin
         end);
         ended_at := coalesce(ended_at,
             started_at + duration * (interval '1 second' / per_second));
-        item := item || jsonb_strip_nulls(jsonb_build_object(
-            'ended_at', ended_at,
-            duration_field, duration,
-            'status', coalesce(item ->> 'status',
-                case when ended_at is null then 'running' else 'ok' end)
-        ));
+        status := coalesce(item ->> 'status',
+            case when ended_at is null then 'running' else 'ok' end);
     end if;
-    -- Not a column of the parts, but the name of the stub a part may make of its trace.
-    item := item || jsonb_strip_nulls(jsonb_build_object('external_id',
-        coalesce(external_key, case when mapped ? id_key then id_key end)));
-    item := item || jsonb_build_object(
+    item := item || jsonb_strip_nulls(jsonb_build_object(
         'tenant_id', tenant_id,
         'trace_id', coalesce(mapped ->> external_key, mapped ->> id_key, id_key),
+        -- Not a column of the parts, but the name of the stub a part may make of its trace.
+        'external_id', coalesce(external_key, case when mapped ? id_key then id_key end),
+        'parent_trace_id', coalesce(
+            mapped ->> tracedb.external_key(item ->> 'parent_trace_id'),
+            item ->> 'parent_trace_id'),
+        'root_trace_id', coalesce(
+            mapped ->> tracedb.external_key(item ->> 'root_trace_id'),
+            item ->> 'root_trace_id'),
+        'span_id', '\x' || lower(item ->> 'span_id'),
+        'parent_span_id', '\x' || lower(item ->> 'parent_span_id'),
+        'hook_span_id', '\x' || lower(item ->> 'hook_span_id'),
+        'ended_at', ended_at,
+        duration_field, duration,
+        'status', status,
         'created_at', now(),
         'updated_at', now()
-    );
+    ));
     if spec.type = 'payload' then
         item := item || tracedb.payload_of(item, item ->> 'kind', item -> 'content');
     end if;
@@ -394,6 +413,9 @@ declare
         else array['trace_id', 'span_id']
     end;
     fixed constant text[] := array['tenant_id', 'created_at'] || key;
+    -- The batch's stretch of ids, so that the update is planned for its partitions alone.
+    first_id uuid;
+    last_id uuid;
 begin
     execute format(
         'insert into tracedb.%1$I '
@@ -406,21 +428,25 @@ begin
     get diagnostics inserted = row_count;
     merged := 0;
     if inserted < cardinality(part_rows) then
+        select min(replace(r ->> 'trace_id', '-', '')), max(replace(r ->> 'trace_id', '-', ''))
+        into first_id, last_id
+        from unnest(part_rows) as r;
         execute format(
             'update tracedb.%1$I as t set (%2$s) = row(%3$s) '
             'from ( '
-            '    select distinct on (%4$s) part.* from unnest($1) as r '
+            '    select distinct on (%4$s) part.*, tracedb.part_rank(to_jsonb(part)) as part_rank '
+            '    from unnest($1) as r '
             '    cross join lateral jsonb_populate_record(null::tracedb.%1$I, r) as part '
-            '    order by %4$s, tracedb.part_rank(to_jsonb(part)) desc '
+            '    order by %4$s, part_rank desc '
             ') as part '
-            'where t.tenant_id = $2 and (%5$s) = (%4$s) '
-            'and tracedb.part_rank(to_jsonb(t)) < tracedb.part_rank(to_jsonb(part))',
+            'where t.tenant_id = $2 and (%5$s) = (%4$s) and t.trace_id between $3 and $4 '
+            'and tracedb.part_rank(to_jsonb(t)) < part.part_rank',
             table_name,
             tracedb.column_list(table_name, '', fixed),
             tracedb.column_list(table_name, 'part.', fixed),
             (select string_agg('part.' || k, ', ') from unnest(key) as k),
             (select string_agg('t.' || k, ', ') from unnest(key) as k))
-        using part_rows, (part_rows[1] ->> 'tenant_id')::uuid;
+        using part_rows, (part_rows[1] ->> 'tenant_id')::uuid, first_id, last_id;
         get diagnostics merged = row_count;
     end if;
 end $$;
@@ -475,10 +501,12 @@ begin
             ') '
             'from unnest($1) as r '
             'where t.tenant_id = $2 and t.trace_id = (r ->> ''trace_id'')::uuid '
+            'and t.trace_id between $3 and $4 '
             'and tracedb.merge_reports(tracedb.report_of(to_jsonb(t)), r -> ''report'') '
             '    <> tracedb.report_of(to_jsonb(t))',
             tracedb.column_list('execution_traces', '', fixed))
-        using reports, tenant;
+        using reports, tenant, (reports[1] ->> 'trace_id')::uuid,
+            (reports[cardinality(reports)] ->> 'trace_id')::uuid;
         get diagnostics merged = row_count;
     end if;
 end $$;
@@ -502,6 +530,9 @@ declare
     spec record;
     batch jsonb[];
     stored record;
+    -- The batch's stretch of ids, outside of which no partition is looked at.
+    first_id uuid;
+    last_id uuid;
 begin
     if exists (select from unnest(texts) as t where octet_length(t) > 20971520) then
         raise exception using errcode = 'TD002', message = 'record: at most 20 MiB as JSON';
@@ -548,6 +579,9 @@ begin
         perform tracedb.store_parts('trace_payloads', batch);
     end if;
 
+    select min(replace(r ->> 'trace_id', '-', '')), max(replace(r ->> 'trace_id', '-', ''))
+    into first_id, last_id
+    from unnest(items) as r;
     -- A part whose trace is unknown so far makes a stub of it, which the trace's own record
     -- completes; the stub starts with the earliest part.
     batch := array(
@@ -566,6 +600,7 @@ begin
         where not exists (
             select from tracedb.execution_traces as t
             where t.tenant_id = store_records.tenant_id and t.trace_id = p.trace_id
+                and t.trace_id between first_id and last_id
                 and coalesce(t.provisional ->> 'started_at', '2') <> '0'
         )
     );

@@ -86,6 +86,35 @@ comment on type tracedb.tree_node is
     'A node in its place: numbered depth first from 1, with its parent''s number and its depth. '
     'Durations are in microseconds, span_id is 16 hex digits (null for a trace).';
 
+create or replace function tracedb.nested_traces(
+    parent_ids uuid[], root_id uuid, tenant_id uuid default tracedb.current_tenant_id()
+)
+returns uuid[]
+language plpgsql stable
+set search_path = ''
+-- It may read every partition since the root's; planned anew for each id, that takes longer than
+-- the reading.
+set plan_cache_mode = force_generic_plan
+as $$
+#variable_conflict use_column
+declare
+    -- Nested executions are not older than the root, but for the day ids and clocks may differ.
+    oldest constant uuid := tracedb.uuid_floor(
+        greatest(tracedb.uuid_time(root_id) - interval '1 day', timestamptz 'epoch'));
+begin
+    return array(
+        select t.trace_id
+        from tracedb.execution_traces as t
+        where t.tenant_id = nested_traces.tenant_id
+            and t.parent_trace_id = any(parent_ids)
+            and t.trace_id >= oldest
+        order by t.trace_id
+    );
+end $$;
+
+comment on function tracedb.nested_traces(uuid[], uuid, uuid) is
+    'The executions that the given ones, all of the tree of root_id, started directly. Internal.';
+
 create or replace function tracedb.trace_nodes(
     root_id uuid, tenant_id uuid default tracedb.current_tenant_id()
 )
@@ -97,29 +126,28 @@ as $$
 declare
     all_ids uuid[] := array[root_id];
     new_ids uuid[] := all_ids;
-    -- Nested executions are not older than the root, but for the day ids and clocks may differ.
-    oldest constant uuid := tracedb.uuid_floor(
-        greatest(tracedb.uuid_time(root_id) - interval '1 day', timestamptz 'epoch'));
+    last_id uuid;
 begin
     -- A level at a time; an id seen before would be a cycle.
     while cardinality(new_ids) > 0 loop
         new_ids := array(
-            select t.trace_id
-            from tracedb.execution_traces as t
-            where t.tenant_id = trace_nodes.tenant_id
-                and t.parent_trace_id = any(new_ids)
-                and t.trace_id >= oldest
-                and t.trace_id <> all(all_ids)
+            select id
+            from unnest(tracedb.nested_traces(new_ids, root_id, trace_nodes.tenant_id)) as id
+            where id <> all(all_ids)
         );
         all_ids := all_ids || new_ids;
     end loop;
+    -- A list of ids prunes no partitions once the plan is a generic one; their range does.
+    all_ids := array(select id from unnest(all_ids) as id order by id);
+    last_id := all_ids[cardinality(all_ids)];
 
     return query
     select 'trace', t.trace_id, null::bytea, t.parent_trace_id, t.parent_span_id,
         coalesce(t.name, t.route, t.agent_id), t.status, t.started_at, t.ended_at, t.agent_id,
         null, t.input_tokens, t.output_tokens, t.cost_usd, coalesce(t.error_message, t.error_type)
     from tracedb.execution_traces as t
-    where t.tenant_id = trace_nodes.tenant_id and t.trace_id = any(all_ids);
+    where t.tenant_id = trace_nodes.tenant_id and t.trace_id = any(all_ids)
+        and t.trace_id between all_ids[1] and last_id;
 
     return query
     select s.operation_type, s.trace_id, s.span_id, s.trace_id, s.parent_span_id,
@@ -127,14 +155,16 @@ begin
         s.agent_id, coalesce(s.response_model, s.request_model), s.input_tokens, s.output_tokens,
         s.cost_usd, coalesce(s.status_message, s.error_type)
     from tracedb.llm_spans as s
-    where s.tenant_id = trace_nodes.tenant_id and s.trace_id = any(all_ids);
+    where s.tenant_id = trace_nodes.tenant_id and s.trace_id = any(all_ids)
+        and s.trace_id between all_ids[1] and last_id;
 
     return query
     select 'routing_decision', r.trace_id, r.span_id, r.trace_id, r.parent_span_id,
         coalesce(r.name, r.selected_agent), r.status, r.started_at, r.ended_at, r.selected_agent,
         null, null::bigint, null::bigint, null::numeric, coalesce(r.error_message, r.error_type)
     from tracedb.agent_routing_decisions as r
-    where r.tenant_id = trace_nodes.tenant_id and r.trace_id = any(all_ids);
+    where r.tenant_id = trace_nodes.tenant_id and r.trace_id = any(all_ids)
+        and r.trace_id between all_ids[1] and last_id;
 
     return query
     select 'hook', h.trace_id, h.span_id, h.trace_id, h.parent_span_id,
@@ -142,7 +172,8 @@ begin
         h.ended_at, null, null, null::bigint, null::bigint, null::numeric,
         coalesce(h.error_message, h.error_type)
     from tracedb.hook_executions as h
-    where h.tenant_id = trace_nodes.tenant_id and h.trace_id = any(all_ids);
+    where h.tenant_id = trace_nodes.tenant_id and h.trace_id = any(all_ids)
+        and h.trace_id between all_ids[1] and last_id;
 
     return query
     select 'endpoint_call', e.trace_id, e.span_id, e.trace_id,
@@ -152,7 +183,8 @@ begin
         coalesce(e.error_message, e.error_type,
             case when e.status_code >= 400 then 'HTTP ' || e.status_code end)
     from tracedb.endpoint_calls as e
-    where e.tenant_id = trace_nodes.tenant_id and e.trace_id = any(all_ids);
+    where e.tenant_id = trace_nodes.tenant_id and e.trace_id = any(all_ids)
+        and e.trace_id between all_ids[1] and last_id;
 end $$;
 
 comment on function tracedb.trace_nodes(uuid, uuid) is
@@ -215,7 +247,8 @@ end $$;
 
 comment on function tracedb.critical_path(integer[], timestamptz[], timestamptz[]) is
     'Which nodes of a tree decided how long it took: those that could not have been slower without '
-    'delaying the end of node 1. parents[n] is the number of n''s parent, null for node 1. Internal.';
+    'delaying the end of node 1. parents[n] is the number of n''s parent, null for node 1. '
+    'Internal.';
 
 create or replace function tracedb.trace_tree(
     trace_id uuid, tenant_id uuid default tracedb.current_tenant_id()
@@ -416,30 +449,28 @@ begin
     return (
         select jsonb_build_object(
             'trace', tracedb.part_document(to_jsonb(t)),
-            'nested_trace_ids', coalesce((
-                select jsonb_agg(n.trace_id order by n.trace_id)
-                from tracedb.execution_traces as n
-                where n.tenant_id = tenant and n.parent_trace_id = id
-                    and n.trace_id >= tracedb.uuid_floor(
-                        greatest(tracedb.uuid_time(id) - interval '1 day', timestamptz 'epoch'))
-            ), '[]'),
+            'nested_trace_ids', to_jsonb(tracedb.nested_traces(array[id], id, tenant)),
             'routing_decisions', coalesce((
-                select jsonb_agg(tracedb.part_document(to_jsonb(p)) order by p.started_at, p.span_id)
+                select jsonb_agg(tracedb.part_document(to_jsonb(p))
+                    order by p.started_at, p.span_id)
                 from tracedb.agent_routing_decisions as p
                 where p.tenant_id = tenant and p.trace_id = id
             ), '[]'),
             'hooks', coalesce((
-                select jsonb_agg(tracedb.part_document(to_jsonb(p)) order by p.started_at, p.span_id)
+                select jsonb_agg(tracedb.part_document(to_jsonb(p))
+                    order by p.started_at, p.span_id)
                 from tracedb.hook_executions as p
                 where p.tenant_id = tenant and p.trace_id = id
             ), '[]'),
             'endpoint_calls', coalesce((
-                select jsonb_agg(tracedb.part_document(to_jsonb(p)) order by p.started_at, p.span_id)
+                select jsonb_agg(tracedb.part_document(to_jsonb(p))
+                    order by p.started_at, p.span_id)
                 from tracedb.endpoint_calls as p
                 where p.tenant_id = tenant and p.trace_id = id
             ), '[]'),
             'spans', coalesce((
-                select jsonb_agg(tracedb.part_document(to_jsonb(p)) order by p.started_at, p.span_id)
+                select jsonb_agg(tracedb.part_document(to_jsonb(p))
+                    order by p.started_at, p.span_id)
                 from tracedb.llm_spans as p
                 where p.tenant_id = tenant and p.trace_id = id
             ), '[]'),

@@ -40,7 +40,8 @@ select
     t.tags,
     t.context,
     s.span_count + r.part_count + h.part_count + e.part_count as span_count,
-    s.error_count + r.error_count + h.error_count + e.error_count as error_count
+    s.error_count + r.error_count + h.error_count + e.error_count as error_count,
+    case when t.cost_usd is null then s.unpriced_count else 0 end as unpriced_count
 from tracedb.execution_traces as t
 left join lateral (
     select
@@ -54,7 +55,9 @@ left join lateral (
         sum(p.output_tokens) filter (where p.operation_type in ('llm', 'embedding', 'rerank'))
             ::bigint as output_tokens,
         sum(p.cost_usd) filter (where p.operation_type in ('llm', 'embedding', 'rerank'))
-            as cost_usd
+            as cost_usd,
+        count(*) filter (where p.operation_type in ('llm', 'embedding', 'rerank')
+            and p.cost_usd is null) as unpriced_count
     from tracedb.llm_spans as p
     where p.tenant_id = t.tenant_id and p.trace_id = t.trace_id
 ) as s on true
@@ -83,7 +86,8 @@ left join lateral (
 comment on view tracedb.trace_summary is
     'A trace a row: its header, how many parts it has and how many of them failed, and its tokens '
     'and cost: as reported for the trace where they were, else summed over its leaf spans (null if '
-    'neither is known). Histories, analytics and money read from here.';
+    'neither is known). unpriced_count says how many leaf spans are missing from such a sum, '
+    'because their cost is unknown. Histories, analytics and money read from here.';
 
 create or replace view tracedb.agent_performance with (security_invoker = true) as
 select
@@ -100,7 +104,7 @@ select
     sum(t.input_tokens)::bigint as input_tokens,
     sum(t.output_tokens)::bigint as output_tokens,
     sum(t.cost_usd) as cost_usd,
-    count(*) filter (where t.cost_usd is null) as unknown_cost_count,
+    count(*) filter (where t.cost_usd is null or t.unpriced_count > 0) as unknown_cost_count,
     max(t.started_at) as last_started_at
 from tracedb.trace_summary as t
 where t.agent_id is not null
@@ -108,7 +112,8 @@ group by t.tenant_id, t.agent_id;
 
 comment on view tracedb.agent_performance is
     'An agent a row, over all retained traces: success rate of the finished ones (0 to 1), '
-    'duration in milliseconds, tokens and cost. Nested executions count for their own agent.';
+    'duration in milliseconds, tokens and cost, and how many traces have a cost that is unknown or '
+    'only known in part. Nested executions count for their own agent.';
 
 create or replace view tracedb.hook_performance_summary with (security_invoker = true) as
 select

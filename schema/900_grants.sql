@@ -4,6 +4,23 @@
 -- partition that is queried directly. Nobody gets truncate, references or trigger, which ignore
 -- row-level security.
 
+-- On Supabase the API's roles act as ours; elsewhere they do not exist.
+do $$
+declare
+    pair record;
+begin
+    for pair in
+        select p.ours, p.theirs
+        from (values
+            ('tracedb_service', 'service_role'), ('tracedb_app', 'authenticated')
+        ) as p (ours, theirs)
+        join pg_catalog.pg_roles as r on r.rolname = p.theirs
+        where not pg_catalog.pg_has_role(r.oid, p.ours, 'member')
+    loop
+        execute format('grant %I to %I', pair.ours, pair.theirs);
+    end loop;
+end $$;
+
 set role tracedb_owner;
 
 revoke all on all functions in schema tracedb from public;
@@ -69,6 +86,7 @@ grant execute on function
     tracedb.get_trace(uuid, uuid),
     tracedb.trace_tree(uuid, uuid),
     tracedb.trace_nodes(uuid, uuid),
+    tracedb.nested_traces(uuid[], uuid, uuid),
     tracedb.critical_path(integer[], timestamptz[], timestamptz[]),
     tracedb.part_document(jsonb)
 to tracedb_service, tracedb_app, tracedb_reader, tracedb_maintainer;
@@ -98,20 +116,3 @@ grant execute on function
 to tracedb_maintainer;
 
 reset role;
-
--- On Supabase the API's roles act as ours; elsewhere they do not exist.
-do $$
-declare
-    pair record;
-begin
-    for pair in
-        select p.ours, p.theirs
-        from (values
-            ('tracedb_service', 'service_role'), ('tracedb_app', 'authenticated')
-        ) as p (ours, theirs)
-        join pg_catalog.pg_roles as r on r.rolname = p.theirs
-        where not pg_catalog.pg_has_role(r.oid, p.ours, 'member')
-    loop
-        execute format('grant %I to %I', pair.ours, pair.theirs);
-    end loop;
-end $$;

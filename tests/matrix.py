@@ -417,6 +417,7 @@ def _value(conn: Connection, function: Function, name: str, type_: str, target: 
     }
     by_type = {
         "uuid": target.trace_id,
+        "uuid[]": [str(target.trace_id)],
         "text": target.external_id,
         "text[]": [target.external_id],
         "json": f"[{', '.join(items)}]",

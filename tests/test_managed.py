@@ -67,7 +67,8 @@ def managed(superuser: str) -> str:
 def test_the_administrator_has_no_power_but_to_create_roles(managed: str) -> None:
     with psycopg.connect(managed) as conn:
         assert conn.execute(
-            "select rolsuper, rolbypassrls, rolcreaterole from pg_roles where rolname = session_user"
+            "select rolsuper, rolbypassrls, rolcreaterole from pg_roles"
+            " where rolname = session_user"
         ).fetchone() == (False, False, True)
 
 
@@ -84,11 +85,14 @@ def test_the_schema_keeps_the_house_rules(superuser: str, managed: str, lint: Pa
 
 
 def test_no_tenant_notices_another(superuser: str, managed: str) -> None:
-    with psycopg.connect(superuser, autocommit=True) as admin, actors.roles(admin):
-        with psycopg.connect(superuser) as conn:
-            two_tenants.fill(conn)
-            found = matrix.findings(conn)
-            conn.rollback()
+    with (
+        psycopg.connect(superuser, autocommit=True) as admin,
+        actors.roles(admin),
+        psycopg.connect(superuser) as conn,
+    ):
+        two_tenants.fill(conn)
+        found = matrix.findings(conn)
+        conn.rollback()
 
     assert found == []
 

@@ -17,6 +17,7 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg_pool import ConnectionPool
 
+import tracedb.server
 import two_tenants
 from clones import clone
 from servers import Server
@@ -62,10 +63,10 @@ def proxy(database: str) -> Iterator[str]:
         "ignore_startup_parameters = extra_float_digits\n"
     )
     # It refuses to run as root, as PostgreSQL does.
-    account = tracedb_account()
+    account = tracedb.server._account()
     process = subprocess.Popen(
         [program, "--quiet", scratch / "pgbouncer.ini"],
-        user=account,
+        user=account and account.pw_uid,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
@@ -77,13 +78,6 @@ def proxy(database: str) -> Iterator[str]:
         process.terminate()
         process.wait()
         shutil.rmtree(scratch)
-
-
-def tracedb_account() -> int | None:
-    from tracedb.server import _account
-
-    account = _account()
-    return account and account.pw_uid
 
 
 def wait_until_it_answers(dsn: str, process: subprocess.Popen[bytes]) -> None:
@@ -105,7 +99,7 @@ class Borrower:
         assert state(conn) == (None, 0), "left by an earlier borrower"
         tenant = self.random.choice([A, B, None])
         conn.execute("select tracedb.set_tenant(%s)", [tenant])
-        assert state(conn) == (tenant, 12 if tenant else 0)
+        assert state(conn) == (tenant, 6 if tenant else 0)
         if self.random.random() < 0.3:
             with conn.transaction():
                 conn.execute("select tracedb.set_tenant(%s)", [self.random.choice([A, B])])
@@ -170,7 +164,7 @@ def test_clients_that_share_the_proxys_connection_do_not_see_each_others_tenant(
             conn, tenant = chance.choice([(one, A), (two, B)])
             assert state(conn) == (None, 0)
             conn.execute("select tracedb.set_tenant(%s)", [tenant])
-            assert state(conn) == (tenant, 12)
+            assert state(conn) == (tenant, 6)
             row = conn.execute("select pg_backend_pid()").fetchone()
             servers_used.add(row and row[0])
             chance.choice([conn.commit, conn.rollback])()

@@ -240,6 +240,8 @@ def test_the_summary_counts_reported_figures_or_else_the_leaves(conn: Conn, tena
             *({**leaf, **other("reported")} for leaf in leaves),
             trace() | other("unpriced"),
             span(1, cost_usd=None) | other("unpriced"),
+            span(1, cost_usd="0.3") | other("partly"),
+            span(2, cost_usd=None) | other("partly"),
             trace() | other("empty"),
         ],
     )
@@ -252,6 +254,12 @@ def test_the_summary_counts_reported_figures_or_else_the_leaves(conn: Conn, tena
     assert (reported["cost_usd"], reported["input_tokens"]) == (Decimal("0.5"), 15)
     assert rows[trace_id("unpriced")]["cost_usd"] is None, "unknown is not 0"
     assert rows[trace_id("empty")]["cost_usd"] is None
+    assert rows[trace_id("partly")]["cost_usd"] == Decimal("0.3")
+    assert [row["unpriced_count"] for row in (summed, reported, rows[trace_id("partly")])] == [
+        0,
+        0,
+        1,
+    ], "a sum that lacks something says so"
     assert rows[trace_id("empty")]["root_trace_id"] == UUID(trace_id("empty"))
 
 

@@ -34,7 +34,7 @@ select
     sum(t.input_tokens)::bigint as input_tokens,
     sum(t.output_tokens)::bigint as output_tokens,
     sum(t.cost_usd) as cost_usd,
-    count(*) filter (where t.cost_usd is null) as unknown_cost_count,
+    count(*) filter (where t.cost_usd is null or t.unpriced_count > 0) as unknown_cost_count,
     min(t.started_at) as first_started_at,
     max(t.started_at) as last_started_at
 from (

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import Any, Self
 
 import psycopg
+from psycopg import sql
 from psycopg.abc import Params
 from psycopg.rows import TupleRow
 from yoyo.backends.core.postgresql import PostgresqlPsycopgBackend
@@ -152,7 +153,11 @@ def applied_elsewhere(conn: Connection, source: Source) -> list[str]:
     if applied(conn) or not _has_tables(conn):
         return []
     ledgers = conn.execute(_SQL["other_ledgers"]).fetchall()
-    rows = [row for (name,) in ledgers for row in conn.execute(f"select migration_id from {name}")]
+    rows = [
+        row
+        for (name,) in ledgers
+        for row in conn.execute(sql.SQL(_SQL["applied_in"]).format(ledger=sql.SQL(name)))
+    ]
     return [migration.id for migration in source if (migration.id,) in rows]
 
 

@@ -67,6 +67,10 @@ where
     and has_table_privilege(c.oid, 'select')
 order by c.relnamespace <> to_regnamespace('public'), 1;
 
+-- name: applied_in
+-- {ledger} is one of other_ledgers
+select migration_id from {ledger};
+
 -- name: sharing
 -- any member of tracedb_owner may migrate next; not its owner, for that would let a rollback of
 -- everything that tracedb_owner owns take the ledger along

@@ -105,6 +105,7 @@ class TraceSummary:
     context: dict[str, Json]
     span_count: int
     error_count: int
+    unpriced_count: int
 
 
 @dataclass(frozen=True, slots=True)
