@@ -376,16 +376,23 @@ def test_a_row_that_is_committed_while_its_partition_is_made_is_moved(
         assert {parent: len(found) for parent, found in contents(conn).items()} == rows(1)
 
 
-def test_a_row_that_waits_for_its_partition_is_stored_in_it(
-    conn: Connection, database: str, executor: ThreadPoolExecutor
+@pytest.mark.parametrize("item", range(6))
+def test_a_record_that_waits_for_its_partition_is_stored_in_it(
+    conn: Connection, database: str, executor: ThreadPoolExecutor, item: int
 ) -> None:
+    """Not refused as one that no longer fits the default partition, which it was meant for."""
+    record = records(A, WEDNESDAY, {"trace_id": str(uuid7(WEDNESDAY, 1))}, 1)[item]
     with connect(database) as writer, connect(database, autocommit=True) as watch:
         ensure(conn, WEDNESDAY)
-        written = executor.submit(write, writer, WEDNESDAY)
+        written = executor.submit(
+            writer.execute, "select tracedb.ingest(%s::json, %s)", [json.dumps(record), A]
+        )
         wait_for_lock(watch, writer)
         conn.commit()
 
-        written.result()
+        row = written.result().fetchone()
+        assert row is not None
+        assert (row[0]["inserted"], row[0]["rejected"]) == (1, [])
         writer.commit()
         assert strays(conn) == {}
 

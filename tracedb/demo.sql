@@ -40,7 +40,8 @@ select
 from (
     select
         coalesce(s.agent_id, 'no agent') as agent_id, s.parent_trace_id is not null as is_nested,
-        s.status, s.duration_ms, s.input_tokens, s.output_tokens, s.cost_usd, s.started_at
+        s.status, s.duration_ms, s.input_tokens, s.output_tokens, s.cost_usd, s.unpriced_count,
+        s.started_at
     from tracedb.trace_summary as s
     where s.tenant_id = %(tenant_id)s
 ) as t
