@@ -21,8 +21,21 @@ insert into tracedb.partition_policies (family, parents)
 values ('traces', array[
     'execution_traces', 'trace_payloads', 'agent_routing_decisions', 'hook_executions',
     'endpoint_calls', 'llm_spans'
-])
+]), ('events', array['platform_events', 'tenant_cost_events', 'agent_executions'])
 on conflict (family) do nothing;
+
+create or replace function tracedb.partition_key(parent text)
+returns text
+language plpgsql stable
+set search_path = ''
+as $$
+begin
+    return substring(
+        pg_get_partkeydef(('tracedb.' || quote_ident(parent))::regclass) from '\((.*)\)');
+end $$;
+
+comment on function tracedb.partition_key(text) is
+    'The column by which a table is partitioned: trace_id or event_id. Internal.';
 
 create or replace view tracedb.partitions with (security_invoker = true) as
 select
@@ -68,8 +81,9 @@ begin
     -- add such a row in between.
     execute format('lock table tracedb.%I in access exclusive mode', parent || '_default');
     execute format(
-        'with moved as (delete from tracedb.%I where trace_id >= $1 and trace_id < $2 '
-        'returning *) insert into tracedb.%I select * from moved', parent || '_default', partition)
+        'with moved as (delete from tracedb.%1$I where %2$I >= $1 and %2$I < $2 returning *) '
+        'insert into tracedb.%3$I select * from moved',
+        parent || '_default', tracedb.partition_key(parent), partition)
     using lowest, highest;
     -- Nothing of this is inherited, and a detached partition keeps only what it has itself.
     execute format('alter table tracedb.%I enable row level security', partition);
@@ -180,8 +194,8 @@ begin
         foreach parent in array policy.parents loop
             while periods < max_periods loop
                 execute format(
-                    'select trace_id from tracedb.%I where trace_id < $1 '
-                    'order by trace_id limit 1', parent || '_default')
+                    'select %1$I from tracedb.%2$I where %1$I < $1 order by 1 limit 1',
+                    tracedb.partition_key(parent), parent || '_default')
                 into lowest using latest;
                 exit when lowest is null;
                 periods := periods + 1;

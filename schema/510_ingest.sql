@@ -48,13 +48,27 @@ as $$
     '{"attributes": {}, "events": [], "links": []}'),
     ('payload', 'trace_payloads', array[
         'trace_id', 'external_id', 'span_id', 'kind', 'content', 'content_type', 'recorded_at'
-    ], array['kind', 'content', 'recorded_at'], '{"span_id": "0000000000000000"}')
+    ], array['kind', 'content', 'recorded_at'], '{"span_id": "0000000000000000"}'),
+    ('platform_event', 'platform_events', array[
+        'event_id', 'event_key', 'occurred_at', 'user_id', 'session_id', 'trace_id', 'external_id',
+        'event_type', 'event_category', 'event_data', 'metadata'
+    ], array['event_type', 'event_category', 'occurred_at'], '{"event_data": {}, "metadata": {}}'),
+    ('cost_event', 'tenant_cost_events', array[
+        'event_id', 'event_key', 'occurred_at', 'user_id', 'session_id', 'trace_id', 'external_id',
+        'cost_type', 'cost_usd', 'quantity', 'service', 'service_tier', 'metadata'
+    ], array['cost_type', 'service', 'occurred_at'], '{"metadata": {}}'),
+    ('agent_execution', 'agent_executions', array[
+        'event_id', 'event_key', 'occurred_at', 'user_id', 'session_id', 'trace_id', 'external_id',
+        'agent_id', 'agent_type', 'execution_time_ms', 'success', 'error_type', 'error_message',
+        'quality_score', 'citation_accuracy', 'hallucination_detected', 'cost_usd',
+        'total_tokens', 'metadata'
+    ], array['agent_id', 'success', 'occurred_at'], '{"metadata": {}}')
 $$;
 
 comment on function tracedb.record_types() is
     'The record types ingest takes: their table, the fields a record may have, the ones it must '
-    'have besides trace_id or external_id, and the values of fields left out. prompt, response, '
-    'input and output are stored as payloads of that kind.';
+    'have besides trace_id or external_id (events: event_id or event_key), and the values of '
+    'fields left out. prompt, response, input and output are stored as payloads of that kind.';
 
 create or replace function tracedb.record_problem(item jsonb, tenant_id uuid)
 returns text
@@ -74,8 +88,8 @@ begin
     end if;
     select t.* into spec from tracedb.record_types() as t where t.type = item ->> 'type';
     if spec is null then
-        return format('type: must be one of trace, routing_decision, hook, endpoint_call, span, '
-            'payload, not %s', coalesce(item ->> 'type', 'null'));
+        select string_agg(t.type, ', ') into field from tracedb.record_types() as t;
+        return format('type: must be one of %s, not %s', field, coalesce(item ->> 'type', 'null'));
     end if;
     if item - array['type', 'tenant_id'] - spec.fields <> '{}' then
         select min(k) into field
@@ -85,7 +99,11 @@ begin
     if lower(item ->> 'tenant_id') <> tenant_id::text then
         return 'tenant_id: must be the tenant the batch is ingested for';
     end if;
-    if coalesce(item ->> 'trace_id', item ->> 'external_id') is null then
+    if 'event_id' = any(spec.fields) then
+        if coalesce(item ->> 'event_id', item ->> 'event_key') is null then
+            return 'event_id: required (or event_key)';
+        end if;
+    elsif coalesce(item ->> 'trace_id', item ->> 'external_id') is null then
         return 'trace_id: required (or external_id)';
     end if;
     foreach field in array spec.required loop
@@ -102,6 +120,9 @@ begin
         return format('%s: must be a UUID or 32 hex digits (other keys go into external_id)',
             field);
     end if;
+    if item ->> 'event_id' !~* id_form then
+        return 'event_id: must be a UUID or 32 hex digits (other keys go into event_key)';
+    end if;
     field := case
         when item ->> 'span_id' !~* span_form then 'span_id'
         when item ->> 'parent_span_id' !~* span_form then 'parent_span_id'
@@ -114,6 +135,7 @@ begin
         when item ->> 'started_at' !~ time_form then 'started_at'
         when item ->> 'ended_at' !~ time_form then 'ended_at'
         when item ->> 'recorded_at' !~ time_form then 'recorded_at'
+        when item ->> 'occurred_at' !~ time_form then 'occurred_at'
     end;
     if field is not null then
         return format('%s: must be an ISO 8601 time with its offset from UTC, such as '
@@ -209,7 +231,8 @@ begin
         select
             tracedb.external_key(r ->> 'external_id') as external_key,
             tracedb.external_key(r ->> 'trace_id') as id_key,
-            coalesce(r ->> 'started_at', r ->> 'recorded_at')::timestamptz as at
+            coalesce(r ->> 'started_at', r ->> 'recorded_at', r ->> 'occurred_at')::timestamptz
+                as at
         from unnest(records) as r
         union all
         select null, tracedb.external_key(p.id), (r ->> 'started_at')::timestamptz
@@ -310,6 +333,28 @@ $$;
 comment on function tracedb.payload_of(jsonb, text, jsonb) is
     'The trace_payloads row (as jsonb) of a text or document given with a record. Internal.';
 
+create or replace function tracedb.event_id_of(item jsonb, tenant_id uuid)
+returns uuid
+language sql immutable parallel safe
+set search_path = ''
+as $$
+    select case
+        when tracedb.is_uuid7(e.id) and tracedb.uuid_time(e.id)
+            between e.at - interval '1 day' and e.at + interval '1 day'
+            then e.id
+        else tracedb.uuid_from_key(
+            e.at, concat_ws('/', tenant_id, item ->> 'type', coalesce(e.id::text, e.key)))
+    end
+    from (
+        select (item ->> 'event_id')::uuid as id, (item ->> 'occurred_at')::timestamptz as at,
+            item ->> 'event_key' as key
+    ) as e
+$$;
+
+comment on function tracedb.event_id_of(jsonb, uuid) is
+    'The id of an event record: its own, if that is a UUIDv7 of its time, else made from its time '
+    'and its id or key. Null for other records. Internal.';
+
 create or replace function tracedb.complete_record(item jsonb, mapped jsonb, tenant_id uuid)
 returns jsonb
 language plpgsql stable
@@ -354,6 +399,7 @@ begin
     item := item || jsonb_strip_nulls(jsonb_build_object(
         'tenant_id', tenant_id,
         'trace_id', coalesce(mapped ->> external_key, mapped ->> id_key, id_key),
+        'event_id', tracedb.event_id_of(item, tenant_id),
         -- Not a column of the parts, but the name of the stub a part may make of its trace.
         'external_id', coalesce(external_key, case when mapped ? id_key then id_key end),
         'parent_trace_id', coalesce(
@@ -408,10 +454,10 @@ as $$
 declare
     -- The key without the tenant, which every row of a batch shares. Rows are inserted in its
     -- order, so that two batches cannot wait for each other.
-    key constant text[] := case table_name
-        when 'trace_payloads' then array['trace_id', 'span_id', 'kind']
+    key constant text[] := case tracedb.partition_key(table_name)
+        when 'event_id' then array['event_id']
         else array['trace_id', 'span_id']
-    end;
+    end || case when table_name = 'trace_payloads' then array['kind'] else '{}' end;
     fixed constant text[] := array['tenant_id', 'created_at'] || key;
     -- The batch's stretch of ids, so that the update is planned for its partitions alone.
     first_id uuid;
@@ -428,7 +474,7 @@ begin
     get diagnostics inserted = row_count;
     merged := 0;
     if inserted < cardinality(part_rows) then
-        select min(replace(r ->> 'trace_id', '-', '')), max(replace(r ->> 'trace_id', '-', ''))
+        select min(replace(r ->> key[1], '-', '')), max(replace(r ->> key[1], '-', ''))
         into first_id, last_id
         from unnest(part_rows) as r;
         execute format(
@@ -439,13 +485,14 @@ begin
             '    cross join lateral jsonb_populate_record(null::tracedb.%1$I, r) as part '
             '    order by %4$s, part_rank desc '
             ') as part '
-            'where t.tenant_id = $2 and (%5$s) = (%4$s) and t.trace_id between $3 and $4 '
+            'where t.tenant_id = $2 and (%5$s) = (%4$s) and t.%6$I between $3 and $4 '
             'and tracedb.part_rank(to_jsonb(t)) < part.part_rank',
             table_name,
             tracedb.column_list(table_name, '', fixed),
             tracedb.column_list(table_name, 'part.', fixed),
             (select string_agg('part.' || k, ', ') from unnest(key) as k),
-            (select string_agg('t.' || k, ', ') from unnest(key) as k))
+            (select string_agg('t.' || k, ', ') from unnest(key) as k),
+            key[1])
         using part_rows, (part_rows[1] ->> 'tenant_id')::uuid, first_id, last_id;
         get diagnostics merged = row_count;
     end if;
@@ -594,7 +641,7 @@ begin
                 min(coalesce(r ->> 'started_at', r ->> 'recorded_at')::timestamptz) as at,
                 min(r ->> 'external_id') as external_id
             from unnest(items) as r
-            where r ->> 'type' <> 'trace'
+            where r ? 'span_id'  -- parts have one; traces and events do not
             group by 1
         ) as p
         where not exists (
@@ -701,7 +748,8 @@ end $$;
 
 comment on function tracedb.ingest(json, uuid) is
     'Stores a batch of records: a JSON array of objects with a "type" (trace, routing_decision, '
-    'hook, endpoint_call, span, payload) and the fields of that type (see record_types). Records '
+    'hook, endpoint_call, span, payload, platform_event, cost_event, agent_execution) and the '
+    'fields of that type (see record_types). Records '
     'may come in any order and any number of times; parts may come before their trace. Returns '
     '{"received", "inserted", "merged", "duplicates", "rejected": [{"index", "reason"}]}: merged '
     'records changed what was there, duplicates changed nothing, and a rejected one, named by its '

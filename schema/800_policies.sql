@@ -29,9 +29,13 @@ begin
             ('event', 'execution_traces'), ('event', 'trace_payloads'),
             ('event', 'agent_routing_decisions'), ('event', 'hook_executions'),
             ('event', 'endpoint_calls'), ('event', 'llm_spans'),
+            ('event', 'platform_events'), ('event', 'tenant_cost_events'),
+            ('event', 'agent_executions'),
             ('default', 'execution_traces_default'), ('default', 'trace_payloads_default'),
             ('default', 'agent_routing_decisions_default'), ('default', 'hook_executions_default'),
             ('default', 'endpoint_calls_default'), ('default', 'llm_spans_default'),
+            ('default', 'platform_events_default'), ('default', 'tenant_cost_events_default'),
+            ('default', 'agent_executions_default'),
             ('id map', 'trace_ids'),
             ('tenant', 'tenants'),
             ('setting', 'partition_policies')

@@ -35,7 +35,10 @@ grant select, insert, update on
     tracedb.hook_executions,
     tracedb.endpoint_calls,
     tracedb.llm_spans,
-    tracedb.trace_payloads
+    tracedb.trace_payloads,
+    tracedb.platform_events,
+    tracedb.tenant_cost_events,
+    tracedb.agent_executions
 to tracedb_service, tracedb_app;
 grant select, insert on tracedb.trace_ids to tracedb_service, tracedb_app;
 grant select, insert, update on tracedb.tenants to tracedb_service;
@@ -49,6 +52,8 @@ grant execute on function
     tracedb.store_traces(jsonb[], integer),
     tracedb.resolve_traces(jsonb[], uuid),
     tracedb.complete_record(jsonb, jsonb, uuid),
+    tracedb.event_id_of(jsonb, uuid),
+    tracedb.partition_key(text),
     tracedb.payload_of(jsonb, text, jsonb),
     tracedb.record_problem(jsonb, uuid),
     tracedb.stated_reason(text, text, text, text),
@@ -71,7 +76,10 @@ grant select on
     tracedb.hook_executions,
     tracedb.endpoint_calls,
     tracedb.llm_spans,
-    tracedb.trace_payloads
+    tracedb.trace_payloads,
+    tracedb.platform_events,
+    tracedb.tenant_cost_events,
+    tracedb.agent_executions
 to tracedb_reader, tracedb_maintainer;
 grant select on
     tracedb.trace_summary,

@@ -130,3 +130,19 @@ select * from tracedb.endpoint_reliability where tenant_id = :'tenant';
 --     endpoint_calls_pkey all
 --     llm_spans_pkey all
 select * from tracedb.error_analysis where tenant_id = :'tenant';
+
+-- newest_platform_events: the newest platform events of a tenant.
+--     platform_events_pkey all
+select * from tracedb.platform_events where tenant_id = :'tenant' order by event_id desc limit 20;
+
+-- costs_of_a_week: what a tenant was charged for in a week.
+--     tenant_cost_events_pkey recent
+select cost_type, service, sum(cost_usd) from tracedb.tenant_cost_events
+where tenant_id = :'tenant' and event_id >= tracedb.uuid_floor(now() - interval '7 days')
+group by cost_type, service;
+
+-- newest_agent_executions: how the agents of a tenant did of late.
+--     agent_executions_pkey recent
+select * from tracedb.agent_executions
+where tenant_id = :'tenant' and event_id >= tracedb.uuid_floor(now() - interval '7 days')
+order by event_id desc limit 20;

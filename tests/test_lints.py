@@ -271,7 +271,7 @@ def test_record_types_have_the_columns_of_their_tables(conn: psycopg.Connection[
     served = {"tenant_id", "created_at", "updated_at", "provisional", "price_id"}
     texts = {"prompt", "response", "input", "output"}  # stored as payloads
     types = conn.execute("select type, table_name, fields from tracedb.record_types()").fetchall()
-    assert len(types) == 6
+    assert len(types) == 9
 
     for type_, table, fields in types:
         columns = {

@@ -14,7 +14,7 @@ import psycopg
 import pytest
 
 from servers import as_role
-from two_tenants import A, B, records, uuid7
+from two_tenants import A, B, events, records, uuid7
 
 # Far from the partitions that the migration makes.
 WEDNESDAY = datetime(2030, 1, 2, 15, tzinfo=UTC)
@@ -27,6 +27,8 @@ PARENTS = [
     "llm_spans",
     "trace_payloads",
 ]
+EVENTS = ["agent_executions", "platform_events", "tenant_cost_events"]
+EVERY = sorted([*PARENTS, *EVENTS])
 
 Connection = psycopg.Connection[Any]
 
@@ -130,8 +132,8 @@ def test_partitions_are_made_for_now_and_ahead(
     use(conn, width, ahead=2)
     made = ensure(conn, WEDNESDAY)
 
-    assert len(made) == 3 * len(PARENTS)
-    for parent in PARENTS:
+    assert len(made) == 3 * len(EVERY)
+    for parent in EVERY:
         assert bounds(conn, parent, WEDNESDAY - timedelta(days=3)) == list(pairwise(expected))
 
 
@@ -146,7 +148,7 @@ def test_a_week_later_one_more_week_is_made(conn: Connection) -> None:
     ensure(conn, WEDNESDAY)
 
     assert sorted(ensure(conn, WEDNESDAY + timedelta(days=7))) == [
-        f"{parent}_p20300204" for parent in PARENTS
+        f"{parent}_p20300204" for parent in EVERY
     ]
 
 
@@ -200,7 +202,7 @@ def test_every_event_table_is_in_a_family_and_has_a_default_partition(conn: Conn
         "select parent from tracedb.partitions where is_default order by 1"
     ).fetchall()
 
-    assert partitioned == watched == [(parent,) for parent in PARENTS]
+    assert partitioned == watched == [(parent,) for parent in EVERY]
 
 
 def test_all_tables_of_a_family_have_the_same_bounds(conn: Connection) -> None:
@@ -301,6 +303,18 @@ def test_draining_moves_rows_of_many_periods_a_few_at_a_time(conn: Connection) -
     assert contents(conn) == before
 
 
+def test_events_are_drained_by_their_own_family(conn: Connection) -> None:
+    answer = conn.execute(
+        "select tracedb.ingest(%s::json, %s)", [json.dumps(events(A, WEDNESDAY, 1)), A]
+    ).fetchone()
+    assert answer is not None
+    assert answer[0]["inserted"] == 3
+    assert strays(conn) == dict.fromkeys(EVENTS, 1)
+
+    assert sorted(drain(conn)) == [f"{parent}_p20291231" for parent in EVENTS]
+    assert strays(conn) == {}
+
+
 def test_draining_reaches_rows_that_only_a_part_has(conn: Connection) -> None:
     """A trace that is old and a span that is older lie in different periods."""
     write(conn, WEDNESDAY)
@@ -370,7 +384,7 @@ def test_a_row_that_is_committed_while_its_partition_is_made_is_moved(
         wait_for_lock(watch, conn)
         writer.commit()
 
-        assert len(made.result()) == 5 * len(PARENTS)
+        assert len(made.result()) == 5 * len(EVERY)
         conn.commit()
         assert strays(conn) == {}
         assert {parent: len(found) for parent, found in contents(conn).items()} == rows(1)

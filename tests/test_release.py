@@ -200,7 +200,9 @@ def test_an_upgrade_from_each_release_keeps_every_row(
 
     assert len(before["execution_traces"]) == 2
     assert len(before["trace_payloads"]) == 2
-    assert rows(empty_database, columns) == before
+    after = rows(empty_database, columns)
+    kept = {table: [row for row in after[table] if row in before[table]] for table in before}
+    assert kept == before
     same(dump(empty_database), dump(database))
 
 

@@ -64,6 +64,17 @@ def records(tenant: UUID, at: datetime, name: dict[str, str], number: int) -> li
     ]
 
 
+def events(tenant: UUID, at: datetime, number: int) -> list[dict[str, Any]]:
+    """An event of every type, with the same key for both tenants."""
+    whose = "A" if tenant == A else "B"
+    event = {"event_key": f"key-{number}", "occurred_at": at.isoformat(), "user_id": whose}
+    return [
+        {"type": "platform_event", **event, "event_type": whose, "event_category": whose},
+        {"type": "cost_event", **event, "cost_type": "llm", "service": whose, "cost_usd": 1},
+        {"type": "agent_execution", **event, "agent_id": whose, "success": True},
+    ]
+
+
 def all_records(tenant: UUID) -> list[dict[str, Any]]:
     """What the tenant stores: shared ids in three kinds of partition, and some of its own."""
     named = [
@@ -77,7 +88,7 @@ def all_records(tenant: UUID) -> list[dict[str, Any]]:
     return [
         record
         for number, (at, name) in enumerate(named, start=1)
-        for record in records(tenant, at, name, number)
+        for record in [*records(tenant, at, name, number), *events(tenant, at, number)]
     ]
 
 

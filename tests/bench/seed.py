@@ -81,6 +81,25 @@ select p.tenant_id, p.trace_id, 'prompt', repeat(md5(p.i::text), 20), p.at
 from planned as p where p.i % 5 = 4
 """
 
+_EVENTS = (
+    """
+    insert into tracedb.platform_events (
+        tenant_id, event_id, occurred_at, event_type, event_category
+    )
+    select p.tenant_id, p.trace_id, p.at, 'user_query', 'user_behavior' from planned as p
+    """,
+    """
+    insert into tracedb.tenant_cost_events (
+        tenant_id, event_id, occurred_at, cost_type, service, cost_usd
+    )
+    select p.tenant_id, p.trace_id, p.at, 'llm', 'openai', 0.01 from planned as p
+    """,
+    """
+    insert into tracedb.agent_executions (tenant_id, event_id, occurred_at, agent_id, success)
+    select p.tenant_id, p.trace_id, p.at, 'agent-' || p.i % 12, true from planned as p
+    """,
+)
+
 
 def tenant_id(number: int) -> UUID:
     return UUID(f"00000000-0000-4000-8000-{number:012x}")
@@ -104,7 +123,7 @@ def fill(
     size = {"as_of": as_of, "days": days, "traces": traces, "tenants": tenants, "users": users}
     with conn.transaction():
         psycopg.ClientCursor(conn).execute(_PLAN, size)
-        for statement in (_TRACES, *_part_statements(part_bytes), _MAPPED, _PAYLOADS):
+        for statement in (_TRACES, *_part_statements(part_bytes), _MAPPED, _PAYLOADS, *_EVENTS):
             conn.execute(statement)
     conn.autocommit = True
     conn.execute("vacuum (analyze)")
