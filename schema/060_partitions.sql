@@ -50,9 +50,10 @@ create or replace function tracedb.create_partition(
 )
 returns text
 language plpgsql volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set timezone = 'UTC'
-set lock_timeout = '2s'
+-- Below deadlock_timeout: of a reader and this, it is this that gives up.
+set lock_timeout = '900ms'
 as $$
 declare
     partition constant text := parent || to_char(from_time, '"_p"YYYYMMDD');
@@ -87,7 +88,7 @@ comment on function tracedb.create_partition(text, timestamptz, timestamptz) is
 create or replace function tracedb.cover_period(policy tracedb.partition_policies, at timestamptz)
 returns setof text
 language plpgsql volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set timezone = 'UTC'
 as $$
 declare
@@ -122,7 +123,7 @@ create or replace function tracedb.ensure_partitions(
 returns setof text
 language plpgsql volatile
 security definer  -- attaching needs the parents' owner; the maintainer is only granted this call
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set timezone = 'UTC'
 as $$
 declare
@@ -158,7 +159,7 @@ create or replace function tracedb.drain_default_partitions(max_periods integer 
 returns setof text
 language plpgsql volatile
 security definer  -- as ensure_partitions
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set timezone = 'UTC'
 as $$
 declare
@@ -201,7 +202,7 @@ create or replace function tracedb.default_partition_rows()
 returns table (parent text, stray_rows bigint)
 language plpgsql stable
 security definer  -- counts across tenants; shows a number a table and no row
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     default_partition record;
