@@ -526,8 +526,6 @@ declare
     policy tracedb.partition_policies;
     parent text;
     lowest uuid;
-    -- An id from beyond the times that records may have would ask for partitions without end.
-    latest constant uuid := tracedb.uuid_floor(timestamptz '2200-01-02 00:00:00+00');
     periods integer := 0;
 begin
     if pg_is_in_recovery() then
@@ -541,9 +539,9 @@ begin
         foreach parent in array policy.parents loop
             while periods < max_periods loop
                 execute format(
-                    'select trace_id from tracedb.%I where trace_id < $1 '
-                    'order by trace_id limit 1', parent || '_default')
-                into lowest using latest;
+                    'select trace_id from tracedb.%I order by trace_id limit 1',
+                    parent || '_default')
+                into lowest;
                 exit when lowest is null;
                 periods := periods + 1;
                 return query
