@@ -77,10 +77,14 @@ end $$;
 
 set role tracedb_owner;
 
+-- Every function fixes its search path to pg_catalog and puts pg_temp last. An empty path would not
+-- do: unless it is named, pg_temp is searched first, and a caller's temporary type "uuid" would
+-- decide what these functions cast to.
+
 create or replace function tracedb.bound_tenant_ids()
 returns uuid[]
 language plpgsql stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
     -- Most servers have no such role, and a write under a policy asks for each row.
@@ -126,7 +130,7 @@ comment on function tracedb.bound_tenant_ids() is
 create or replace function tracedb.current_tenant_id()
 returns uuid
 language plpgsql stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     bound constant uuid[] := tracedb.bound_tenant_ids();
@@ -159,7 +163,7 @@ comment on function tracedb.current_tenant_id() is
 create or replace function tracedb.set_tenant(tenant_id uuid)
 returns void
 language plpgsql volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
     -- Citus forwards "set local" to its workers when told to; set_config() it never forwards.
@@ -176,7 +180,7 @@ comment on function tracedb.set_tenant(uuid) is
 create or replace function tracedb.co_locate(new_table regclass)
 returns boolean
 language plpgsql volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     distributed boolean := false;
@@ -225,12 +229,15 @@ comment on column tracedb.tenants.external_id is
 create or replace function tracedb.ensure_tenant(external_id text, name text default null)
 returns uuid
 language plpgsql volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
 declare
     found_id uuid;
 begin
+    if external_id is null then
+        raise exception using errcode = 'TD002', message = 'external_id: required';
+    end if;
     select t.tenant_id into found_id
     from tracedb.tenants as t
     where t.external_id = ensure_tenant.external_id;
@@ -258,22 +265,24 @@ set role tracedb_owner;
 create or replace function tracedb.uuid_floor(at timestamptz)
 returns uuid
 language sql immutable strict parallel safe
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
     select (
-        lpad(to_hex(floor(extract(epoch from at) * 1000)::bigint), 12, '0')
+        lpad(to_hex(least(greatest(
+            floor(extract(epoch from at) * 1000), 0), 281474976710655)::bigint), 12, '0')
         || '7000' || '8000' || '000000000000'
     )::uuid
 $$;
 
 comment on function tracedb.uuid_floor(timestamptz) is
     'The smallest UUIDv7 of that millisecond: "trace_id >= uuid_floor(t)" is a time filter that '
-    'prunes partitions. Times before 1970 have none and raise.';
+    'prunes partitions. Before 1970 it is the smallest of all, after the year 10889 that of the '
+    'last millisecond.';
 
 create or replace function tracedb.uuid_time(id uuid)
 returns timestamptz
 language sql immutable strict parallel safe
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
     select timestamptz 'epoch'
         + ('x' || substr(replace(id::text, '-', ''), 1, 12))::bit(48)::bigint
@@ -302,7 +311,7 @@ comment on function tracedb.is_uuid7(uuid) is
 create or replace function tracedb.uuid_from_key(at timestamptz, key text)
 returns uuid
 language sql immutable strict parallel safe
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
     select (
         substr(replace(tracedb.uuid_floor(at)::text, '-', ''), 1, 12)
@@ -320,7 +329,7 @@ comment on function tracedb.uuid_from_key(timestamptz, text) is
 create or replace function tracedb.new_id()
 returns uuid
 language plpgsql volatile parallel safe
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
     -- Decided at run time so that the definition is the same on every server version.
@@ -401,9 +410,10 @@ create or replace function tracedb.create_partition(
 )
 returns text
 language plpgsql volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set timezone = 'UTC'
-set lock_timeout = '2s'
+-- Below deadlock_timeout: of a reader and this, it is this that gives up.
+set lock_timeout = '900ms'
 as $$
 declare
     partition constant text := parent || to_char(from_time, '"_p"YYYYMMDD');
@@ -438,7 +448,7 @@ comment on function tracedb.create_partition(text, timestamptz, timestamptz) is
 create or replace function tracedb.cover_period(policy tracedb.partition_policies, at timestamptz)
 returns setof text
 language plpgsql volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set timezone = 'UTC'
 as $$
 declare
@@ -473,7 +483,7 @@ create or replace function tracedb.ensure_partitions(
 returns setof text
 language plpgsql volatile
 security definer  -- attaching needs the parents' owner; the maintainer is only granted this call
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set timezone = 'UTC'
 as $$
 declare
@@ -509,15 +519,13 @@ create or replace function tracedb.drain_default_partitions(max_periods integer 
 returns setof text
 language plpgsql volatile
 security definer  -- as ensure_partitions
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set timezone = 'UTC'
 as $$
 declare
     policy tracedb.partition_policies;
     parent text;
     lowest uuid;
-    -- An id from beyond the times that records may have would ask for partitions without end.
-    latest constant uuid := tracedb.uuid_floor(timestamptz '2200-01-02 00:00:00+00');
     periods integer := 0;
 begin
     if pg_is_in_recovery() then
@@ -531,9 +539,9 @@ begin
         foreach parent in array policy.parents loop
             while periods < max_periods loop
                 execute format(
-                    'select trace_id from tracedb.%I where trace_id < $1 '
-                    'order by trace_id limit 1', parent || '_default')
-                into lowest using latest;
+                    'select trace_id from tracedb.%I order by trace_id limit 1',
+                    parent || '_default')
+                into lowest;
                 exit when lowest is null;
                 periods := periods + 1;
                 return query
@@ -552,7 +560,7 @@ create or replace function tracedb.default_partition_rows()
 returns table (parent text, stray_rows bigint)
 language plpgsql stable
 security definer  -- counts across tenants; shows a number a table and no row
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     default_partition record;
@@ -619,7 +627,9 @@ create table if not exists tracedb.execution_traces (
     created_at      timestamptz not null default now(),
     updated_at      timestamptz not null default now(),
     constraint execution_traces_pkey primary key (tenant_id, trace_id),
-    constraint trace_id_is_uuid7 check (tracedb.is_uuid7(trace_id)),
+    constraint traces_have_uuid7_ids check (
+        tracedb.is_uuid7(trace_id) and trace_id < '0699eeb8-0400-7000-8000-000000000000'
+    ),
     constraint trace_status_known
         check (status in ('running', 'ok', 'error', 'timeout', 'cancelled')),
     constraint trace_time_in_range check (
@@ -647,7 +657,8 @@ create table if not exists tracedb.execution_traces (
     ),
     constraint trace_json_readable
         check (tracedb.is_readable(intent) and tracedb.is_readable(context)),
-    constraint trace_context_is_object check (jsonb_typeof(context) = 'object')
+    constraint trace_context_is_object check (jsonb_typeof(context) = 'object'),
+    constraint trace_provisional_is_object check (jsonb_typeof(provisional) = 'object')
 ) partition by range (trace_id);
 
 create table if not exists tracedb.execution_traces_default
@@ -679,8 +690,8 @@ comment on column tracedb.execution_traces.cost_usd is
     'Nothing updates it from spans: trace_summary counts spans where this is null.';
 comment on column tracedb.execution_traces.status is
     'running, ok, error, timeout or cancelled.';
-comment on constraint trace_id_is_uuid7 on tracedb.execution_traces is
-    'trace_id: must be a UUIDv7';
+comment on constraint traces_have_uuid7_ids on tracedb.execution_traces is
+    'trace_id: must be a UUIDv7 of a time before 2200';
 comment on constraint trace_status_known on tracedb.execution_traces is
     'status: must be running, ok, error, timeout or cancelled';
 comment on constraint trace_time_in_range on tracedb.execution_traces is
@@ -702,6 +713,8 @@ comment on constraint trace_labels_fit on tracedb.execution_traces is
     'error_type: at most 1024 bytes each';
 comment on constraint trace_json_readable on tracedb.execution_traces is
     'intent, context: nested less than 100 levels deep, numbers within 1e308';
+comment on constraint trace_provisional_is_object on tracedb.execution_traces is
+    'provisional: must be an object';
 comment on constraint trace_context_is_object on tracedb.execution_traces is
     'context: must be an object';
 
@@ -785,7 +798,9 @@ create table if not exists tracedb.agent_routing_decisions (
     created_at      timestamptz not null default now(),
     updated_at      timestamptz not null default now(),
     constraint agent_routing_decisions_pkey primary key (tenant_id, trace_id, span_id),
-    constraint routing_trace_id_is_uuid7 check (tracedb.is_uuid7(trace_id)),
+    constraint routing_trace_id_is_uuid7 check (
+        tracedb.is_uuid7(trace_id) and trace_id < '0699eeb8-0400-7000-8000-000000000000'
+    ),
     constraint routing_span_ids_are_8_bytes
         check (octet_length(span_id) = 8 and octet_length(parent_span_id) = 8),
     constraint routing_status_known
@@ -824,7 +839,7 @@ comment on column tracedb.agent_routing_decisions.selection_probability is
 comment on column tracedb.agent_routing_decisions.total_confidence is
     'The confidence the router acted on, 0 to 1; the four columns before it are its parts.';
 comment on constraint routing_trace_id_is_uuid7 on tracedb.agent_routing_decisions is
-    'trace_id: must be a UUIDv7';
+    'trace_id: must be a UUIDv7 of a time before 2200';
 comment on constraint routing_span_ids_are_8_bytes on tracedb.agent_routing_decisions is
     'span_id, parent_span_id: must be 8 bytes (16 hex digits)';
 comment on constraint routing_status_known on tracedb.agent_routing_decisions is
@@ -880,7 +895,9 @@ create table if not exists tracedb.hook_executions (
     created_at      timestamptz not null default now(),
     updated_at      timestamptz not null default now(),
     constraint hook_executions_pkey primary key (tenant_id, trace_id, span_id),
-    constraint hook_trace_id_is_uuid7 check (tracedb.is_uuid7(trace_id)),
+    constraint hook_trace_id_is_uuid7 check (
+        tracedb.is_uuid7(trace_id) and trace_id < '0699eeb8-0400-7000-8000-000000000000'
+    ),
     constraint hook_span_ids_are_8_bytes
         check (octet_length(span_id) = 8 and octet_length(parent_span_id) = 8),
     constraint hook_status_known
@@ -911,7 +928,7 @@ comment on column tracedb.hook_executions.outcome is
     'allowed, blocked, modified or skipped: the decision, whereas status tells whether the hook '
     'itself worked.';
 comment on constraint hook_trace_id_is_uuid7 on tracedb.hook_executions is
-    'trace_id: must be a UUIDv7';
+    'trace_id: must be a UUIDv7 of a time before 2200';
 comment on constraint hook_span_ids_are_8_bytes on tracedb.hook_executions is
     'span_id, parent_span_id: must be 8 bytes (16 hex digits)';
 comment on constraint hook_status_known on tracedb.hook_executions is
@@ -964,7 +981,9 @@ create table if not exists tracedb.endpoint_calls (
     created_at      timestamptz not null default now(),
     updated_at      timestamptz not null default now(),
     constraint endpoint_calls_pkey primary key (tenant_id, trace_id, span_id),
-    constraint endpoint_trace_id_is_uuid7 check (tracedb.is_uuid7(trace_id)),
+    constraint endpoint_trace_id_is_uuid7 check (
+        tracedb.is_uuid7(trace_id) and trace_id < '0699eeb8-0400-7000-8000-000000000000'
+    ),
     constraint endpoint_span_ids_are_8_bytes check (
         octet_length(span_id) = 8 and octet_length(parent_span_id) = 8
         and octet_length(hook_span_id) = 8
@@ -997,7 +1016,7 @@ comment on column tracedb.endpoint_calls.retries is
 comment on column tracedb.endpoint_calls.hook_span_id is
     'The hook execution that made the call.';
 comment on constraint endpoint_trace_id_is_uuid7 on tracedb.endpoint_calls is
-    'trace_id: must be a UUIDv7';
+    'trace_id: must be a UUIDv7 of a time before 2200';
 comment on constraint endpoint_span_ids_are_8_bytes on tracedb.endpoint_calls is
     'span_id, parent_span_id, hook_span_id: must be 8 bytes (16 hex digits)';
 comment on constraint endpoint_status_known on tracedb.endpoint_calls is
@@ -1060,7 +1079,9 @@ create table if not exists tracedb.llm_spans (
     created_at         timestamptz not null default now(),
     updated_at         timestamptz not null default now(),
     constraint llm_spans_pkey primary key (tenant_id, trace_id, span_id),
-    constraint span_trace_id_is_uuid7 check (tracedb.is_uuid7(trace_id)),
+    constraint span_trace_id_is_uuid7 check (
+        tracedb.is_uuid7(trace_id) and trace_id < '0699eeb8-0400-7000-8000-000000000000'
+    ),
     constraint span_ids_are_8_bytes
         check (octet_length(span_id) = 8 and octet_length(parent_span_id) = 8),
     constraint span_operation_type_known check (operation_type in (
@@ -1110,7 +1131,7 @@ comment on column tracedb.llm_spans.cost_usd is
 comment on column tracedb.llm_spans.duration_us is
     'Duration in microseconds.';
 comment on constraint span_trace_id_is_uuid7 on tracedb.llm_spans is
-    'trace_id: must be a UUIDv7';
+    'trace_id: must be a UUIDv7 of a time before 2200';
 comment on constraint span_ids_are_8_bytes on tracedb.llm_spans is
     'span_id, parent_span_id: must be 8 bytes (16 hex digits)';
 comment on constraint span_operation_type_known on tracedb.llm_spans is
@@ -1157,7 +1178,9 @@ create table if not exists tracedb.trace_payloads (
     created_at   timestamptz not null default now(),
     updated_at   timestamptz not null default now(),
     constraint trace_payloads_pkey primary key (tenant_id, trace_id, span_id, kind),
-    constraint payload_trace_id_is_uuid7 check (tracedb.is_uuid7(trace_id)),
+    constraint payload_trace_id_is_uuid7 check (
+        tracedb.is_uuid7(trace_id) and trace_id < '0699eeb8-0400-7000-8000-000000000000'
+    ),
     constraint payload_span_id_is_8_bytes check (octet_length(span_id) = 8),
     constraint payload_kind_known check (kind in ('prompt', 'response', 'input', 'output')),
     constraint payload_content_fits check (octet_length(content) <= 16777216),
@@ -1177,7 +1200,7 @@ comment on column tracedb.trace_payloads.content is
     'The text itself, or the JSON document as text where content_type is application/json. At '
     'most 16 MiB.';
 comment on constraint payload_trace_id_is_uuid7 on tracedb.trace_payloads is
-    'trace_id: must be a UUIDv7';
+    'trace_id: must be a UUIDv7 of a time before 2200';
 comment on constraint payload_span_id_is_8_bytes on tracedb.trace_payloads is
     'span_id: must be 8 bytes (16 hex digits)';
 comment on constraint payload_kind_known on tracedb.trace_payloads is
@@ -1200,7 +1223,8 @@ set role tracedb_owner;
 -- Per field the value of the higher rank wins: 2 from a finished report, 1 from a running one,
 -- 0 inferred from a part that came before its trace. Between values of one rank:
 --     tags, doc_sources           the union
---     started_at                  the earlier
+--     started_at                  of the report that ended later, with its end and duration: times
+--                                 of two reports would contradict each other
 --     status                      the worse (ok, cancelled, timeout, error)
 --     everything else             the greater, in jsonb's order
 -- Fields of context have ranks of their own, as "context.<key>".
@@ -1208,7 +1232,7 @@ set role tracedb_owner;
 create or replace function tracedb.union_of(one jsonb, other jsonb)
 returns jsonb
 language sql immutable parallel safe
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
     select jsonb_agg(distinct element order by element)
     from jsonb_array_elements(one || other) as element
@@ -1220,7 +1244,7 @@ comment on function tracedb.union_of(jsonb, jsonb) is
 create or replace function tracedb.report_of(trace_row jsonb, rank integer default 2)
 returns jsonb
 language sql immutable parallel safe
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
     select coalesce(jsonb_object_agg(field.key, jsonb_build_array(
         coalesce((trace_row -> 'provisional' ->> field.key)::integer, rank), field.value
@@ -1231,10 +1255,16 @@ as $$
             else f.value
         end as value
         from jsonb_each(trace_row - array[
-            'context', 'provisional', 'tenant_id', 'trace_id', 'created_at', 'updated_at'
+            'started_at', 'ended_at', 'duration_ms', 'context', 'provisional', 'tenant_id',
+            'trace_id', 'created_at', 'updated_at'
         ]) as f
         -- What says nothing ranks nowhere: nulls, empty lists, flags that were not raised.
         where f.value not in ('null', '[]', 'false')
+        union all
+        select 'started_at', jsonb_build_object(
+            'started_at', trace_row -> 'started_at',
+            'ended_at', trace_row -> 'ended_at',
+            'duration_ms', trace_row -> 'duration_ms')
         union all
         select 'context.' || c.key, c.value
         from jsonb_each(coalesce(nullif(trace_row -> 'context', 'null'), '{}')) as c
@@ -1248,22 +1278,23 @@ comment on function tracedb.report_of(jsonb, integer) is
 create or replace function tracedb.merge_reports(one jsonb, other jsonb)
 returns jsonb
 language sql immutable parallel safe
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
     select coalesce(jsonb_object_agg(field.key, case
         when field.b is null or field.a -> 0 > field.b -> 0 then field.a
         when field.a is null or field.b -> 0 > field.a -> 0 then field.b
         when field.key in ('tags', 'doc_sources')
             then jsonb_build_array(field.a -> 0, tracedb.union_of(field.a -> 1, field.b -> 1))
-        -- as times: the order of jsonb strings depends on the database's collation
-        when field.key = 'started_at' then case
-            when (field.a ->> 1)::timestamptz <= (field.b ->> 1)::timestamptz then field.a
-            else field.b
-        end
-        when field.key = 'ended_at' then case
-            when (field.a ->> 1)::timestamptz >= (field.b ->> 1)::timestamptz then field.a
-            else field.b
-        end
+        when field.key = 'started_at' then (
+            select t
+            from unnest(array[field.a, field.b]) as t
+            -- as times: the order of jsonb strings depends on the database's collation
+            order by
+                (t -> 1 ->> 'ended_at')::timestamptz desc nulls last,
+                (t -> 1 ->> 'started_at')::timestamptz,
+                t -> 1 -> 'duration_ms' desc
+            limit 1
+        )
         when field.key = 'status' then (
             select s from unnest(array[field.a, field.b]) as s
             order by array_position(
@@ -1285,14 +1316,15 @@ comment on function tracedb.merge_reports(jsonb, jsonb) is
 create or replace function tracedb.trace_row_of(report jsonb)
 returns jsonb
 language sql immutable parallel safe
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
     select jsonb_build_object(
             'doc_sources', '[]'::jsonb, 'tags', '[]'::jsonb,
             'research_triggered', false, 'kb_enrichment_triggered', false
         )
         || coalesce(jsonb_object_agg(f.key, f.value -> 1)
-            filter (where f.key not like 'context.%'), '{}')
+            filter (where f.key not like 'context.%' and f.key <> 'started_at'), '{}')
+        || coalesce(report -> 'started_at' -> 1, '{}')
         || jsonb_build_object(
             'context', coalesce(jsonb_object_agg(substr(f.key, 9), f.value -> 1)
                 filter (where f.key like 'context.%'), '{}'),
@@ -1319,7 +1351,7 @@ comment on aggregate tracedb.merged_report(jsonb) is
 create or replace function tracedb.part_rank(part_row jsonb)
 returns jsonb
 language sql immutable parallel safe
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
     select jsonb_build_array(
         coalesce(part_row ->> 'status', 'ok') <> 'running',
@@ -1396,7 +1428,7 @@ comment on function tracedb.record_types() is
 create or replace function tracedb.record_problem(item jsonb, tenant_id uuid)
 returns text
 language plpgsql immutable parallel safe
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     id_form constant text := '^([0-9a-f]{32}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12})$';
@@ -1456,6 +1488,14 @@ begin
         return format('%s: must be an ISO 8601 time with its offset from UTC, such as '
             '2026-01-31T12:00:00Z', field);
     end if;
+    if jsonb_typeof(item -> 'context') not in ('object', 'null') then
+        return 'context: must be an object';
+    end if;
+    -- 300 years: what is longer cannot be added to a time
+    if item @? '$.duration_ms ? (@ > 1e13)' or item @? '$.duration_us ? (@ > 1e16)' then
+        return format('%s: must be less than 300 years',
+            case when item ? 'duration_us' then 'duration_us' else 'duration_ms' end);
+    end if;
     return null;
 end $$;
 
@@ -1468,7 +1508,7 @@ create or replace function tracedb.stated_reason(
 )
 returns text
 language plpgsql stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     spec record;
@@ -1512,7 +1552,7 @@ comment on function tracedb.stated_reason(text, text, text, text) is
 create or replace function tracedb.resolve_traces(records jsonb[], tenant_id uuid)
 returns jsonb
 language plpgsql volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
 declare
@@ -1627,7 +1667,7 @@ create or replace function tracedb.payload_of(
 )
 returns jsonb
 language sql immutable parallel safe
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
     select jsonb_build_object(
         'trace_id', item -> 'trace_id',
@@ -1650,7 +1690,7 @@ comment on function tracedb.payload_of(jsonb, text, jsonb) is
 create or replace function tracedb.complete_record(item jsonb, mapped jsonb, tenant_id uuid)
 returns jsonb
 language plpgsql stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set timezone = 'UTC'
 as $$
 declare
@@ -1721,7 +1761,7 @@ comment on function tracedb.complete_record(jsonb, jsonb, uuid) is
 create or replace function tracedb.column_list(table_name text, prefix text, except_for text[])
 returns text
 language plpgsql stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
     return (
@@ -1739,7 +1779,7 @@ create or replace function tracedb.store_parts(
     table_name text, part_rows jsonb[], out inserted bigint, out merged bigint
 )
 language plpgsql volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set timezone = 'UTC'
 as $$
 declare
@@ -1750,113 +1790,143 @@ declare
         else array['trace_id', 'span_id']
     end;
     fixed constant text[] := array['tenant_id', 'created_at'] || key;
+    made bigint;
     -- The batch's stretch of ids, so that the update is planned for its partitions alone.
     first_id uuid;
     last_id uuid;
 begin
     execute format(
-        'insert into tracedb.%1$I '
-        'select part.* from unnest($1) as r '
-        'cross join lateral jsonb_populate_record(null::tracedb.%1$I, r) as part '
-        'order by %2$s '
-        'on conflict do nothing',
-        table_name, (select string_agg('part.' || k, ', ') from unnest(key) as k))
+        'with made as ( '
+        '    insert into tracedb.%1$I '
+        '    select part.* from unnest($1) as r '
+        '    cross join lateral jsonb_populate_record(null::tracedb.%1$I, r) as part '
+        '    order by %2$s '
+        '    on conflict do nothing '
+        '    returning %3$s '
+        '), records as ( '
+        '    select distinct %2$s from unnest($1) as r '
+        '    cross join lateral jsonb_populate_record(null::tracedb.%1$I, r) as part '
+        '    where r ? ''type'' '
+        ') '
+        'select (select count(*) from made), (select count(*) from made join records using (%3$s))',
+        table_name,
+        (select string_agg('part.' || k, ', ') from unnest(key) as k),
+        (select string_agg(k, ', ') from unnest(key) as k))
+    into made, inserted
     using part_rows;
-    get diagnostics inserted = row_count;
     merged := 0;
-    if inserted < cardinality(part_rows) then
+    if made < cardinality(part_rows) then
         select min(replace(r ->> 'trace_id', '-', '')), max(replace(r ->> 'trace_id', '-', ''))
         into first_id, last_id
         from unnest(part_rows) as r;
         execute format(
-            'update tracedb.%1$I as t set (%2$s) = row(%3$s) '
-            'from ( '
-            '    select distinct on (%4$s) part.*, tracedb.part_rank(to_jsonb(part)) as part_rank '
-            '    from unnest($1) as r '
-            '    cross join lateral jsonb_populate_record(null::tracedb.%1$I, r) as part '
-            '    order by %4$s, part_rank desc '
-            ') as part '
-            'where t.tenant_id = $2 and (%5$s) = (%4$s) and t.trace_id between $3 and $4 '
-            'and tracedb.part_rank(to_jsonb(t)) < part.part_rank',
+            'with changed as ( '
+            '    update tracedb.%1$I as t set (%2$s) = row(%3$s) '
+            '    from ( '
+            '        select distinct on (%4$s) part.*, '
+            '            tracedb.part_rank(to_jsonb(part)) as part_rank, r ? ''type'' as is_record '
+            '        from unnest($1) as r '
+            '        cross join lateral jsonb_populate_record(null::tracedb.%1$I, r) as part '
+            '        order by %4$s, part_rank desc, is_record desc '
+            '    ) as part '
+            '    where t.tenant_id = $2 and (%5$s) = (%4$s) and t.trace_id between $3 and $4 '
+            '        and tracedb.part_rank(to_jsonb(t)) < part.part_rank '
+            '    returning part.is_record '
+            ') '
+            'select count(*) filter (where is_record) from changed',
             table_name,
             tracedb.column_list(table_name, '', fixed),
             tracedb.column_list(table_name, 'part.', fixed),
             (select string_agg('part.' || k, ', ') from unnest(key) as k),
             (select string_agg('t.' || k, ', ') from unnest(key) as k))
+        into merged
         using part_rows, (part_rows[1] ->> 'tenant_id')::uuid, first_id, last_id;
-        get diagnostics merged = row_count;
     end if;
 end $$;
 
 comment on function tracedb.store_parts(text, jsonb[]) is
     'Stores complete rows (as jsonb) of one of the part tables: new ones are inserted, and a later '
-    'report replaces an earlier one (see part_rank). Internal.';
+    'report replaces an earlier one (see part_rank). Rows without a type are texts given with '
+    'other records, which the counts leave out. Internal.';
 
 create or replace function tracedb.store_traces(
-    trace_rows jsonb[], rank integer, out inserted bigint, out merged bigint
+    trace_rows jsonb[], out inserted bigint, out merged bigint
 )
 language plpgsql volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set timezone = 'UTC'
 as $$
 declare
     fixed constant text[] := array['tenant_id', 'trace_id', 'created_at', 'updated_at'];
     tenant constant uuid := trace_rows[1] ->> 'tenant_id';
     reports jsonb[];
+    made bigint;
 begin
     -- Rows go through the table's type first, so that equal values are spelled equally.
-    select array_agg(jsonb_build_object('trace_id', f.trace_id, 'report', f.report)
+    select array_agg(
+        jsonb_build_object(
+            'trace_id', f.trace_id, 'report', f.report, 'is_record', f.is_record)
         order by f.trace_id)
     into reports
     from (
-        select row.trace_id, tracedb.merged_report(tracedb.report_of(
-            to_jsonb(row),
-            case when row.status = 'running' then least(store_traces.rank, 1)
-                else store_traces.rank end
-        )) as report
+        select
+            row.trace_id,
+            tracedb.merged_report(tracedb.report_of(
+                to_jsonb(row), case when row.status = 'running' then 1 else 2 end)) as report,
+            bool_or(row.provisional is null) as is_record
         from unnest(trace_rows) as r
         cross join lateral jsonb_populate_record(null::tracedb.execution_traces, r) as row
         group by row.trace_id
     ) as f;
 
-    insert into tracedb.execution_traces
-    select row.*
-    from unnest(reports) as r
-    cross join lateral jsonb_populate_record(null::tracedb.execution_traces,
-        tracedb.trace_row_of(r -> 'report') || jsonb_build_object(
-            'tenant_id', tenant, 'trace_id', r -> 'trace_id',
-            'created_at', now(), 'updated_at', now())) as row
-    on conflict do nothing;
-    get diagnostics inserted = row_count;
+    with made as (
+        insert into tracedb.execution_traces
+        select row.*
+        from unnest(reports) as r
+        cross join lateral jsonb_populate_record(null::tracedb.execution_traces,
+            tracedb.trace_row_of(r -> 'report') || jsonb_build_object(
+                'tenant_id', tenant, 'trace_id', r -> 'trace_id',
+                'created_at', now(), 'updated_at', now())) as row
+        on conflict do nothing
+        returning trace_id
+    )
+    select count(*), count(*) filter (where (r ->> 'is_record')::boolean) into made, inserted
+    from made
+    join unnest(reports) as r on (r ->> 'trace_id')::uuid = made.trace_id;
     merged := 0;
-    if inserted < cardinality(reports) then
+    if made < cardinality(reports) then
         execute format(
-            'update tracedb.execution_traces as t set updated_at = now(), (%1$s) = ( '
-            '    select %1$s from jsonb_populate_record(null::tracedb.execution_traces, '
-            '        tracedb.trace_row_of(tracedb.merge_reports( '
-            '            tracedb.report_of(to_jsonb(t)), r -> ''report''))) '
+            'with changed as ( '
+            '    update tracedb.execution_traces as t set updated_at = now(), (%1$s) = ( '
+            '        select %1$s from jsonb_populate_record(null::tracedb.execution_traces, '
+            '            tracedb.trace_row_of(tracedb.merge_reports( '
+            '                tracedb.report_of(to_jsonb(t)), r -> ''report''))) '
+            '    ) '
+            '    from unnest($1) as r '
+            '    where t.tenant_id = $2 and t.trace_id = (r ->> ''trace_id'')::uuid '
+            '        and t.trace_id between $3 and $4 '
+            '        and tracedb.merge_reports(tracedb.report_of(to_jsonb(t)), r -> ''report'') '
+            '            <> tracedb.report_of(to_jsonb(t)) '
+            '    returning (r ->> ''is_record'')::boolean as is_record '
             ') '
-            'from unnest($1) as r '
-            'where t.tenant_id = $2 and t.trace_id = (r ->> ''trace_id'')::uuid '
-            'and t.trace_id between $3 and $4 '
-            'and tracedb.merge_reports(tracedb.report_of(to_jsonb(t)), r -> ''report'') '
-            '    <> tracedb.report_of(to_jsonb(t))',
+            'select count(*) filter (where is_record) from changed',
             tracedb.column_list('execution_traces', '', fixed))
+        into merged
         using reports, tenant, (reports[1] ->> 'trace_id')::uuid,
             (reports[cardinality(reports)] ->> 'trace_id')::uuid;
-        get diagnostics merged = row_count;
     end if;
 end $$;
 
-comment on function tracedb.store_traces(jsonb[], integer) is
+comment on function tracedb.store_traces(jsonb[]) is
     'Stores complete rows (as jsonb) of execution_traces: new ones are inserted, others merged '
-    'into what is there (see merge_reports). rank 0 marks what was inferred from parts. Internal.';
+    'into what is there (see merge_reports). Rows with provisional fields are stubs, which the '
+    'counts leave out. Internal.';
 
 create or replace function tracedb.store_records(
     texts text[], tenant_id uuid, out inserted bigint, out merged bigint
 )
 language plpgsql volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set timezone = 'UTC'
 as $$
 #variable_conflict use_column
@@ -1889,42 +1959,17 @@ begin
         from unnest(items) as r
     );
 
-    inserted := 0;
-    merged := 0;
-    for spec in
-        select t.type, t.table_name from tracedb.record_types() as t
-        where exists (select from unnest(items) as r where r ->> 'type' = t.type)
-    loop
-        batch := array(select r from unnest(items) as r where r ->> 'type' = spec.type);
-        if spec.type = 'trace' then
-            stored := tracedb.store_traces(batch, 2);
-        else
-            stored := tracedb.store_parts(spec.table_name, batch);
-        end if;
-        inserted := inserted + stored.inserted;
-        merged := merged + stored.merged;
-    end loop;
-
-    -- Text given with a record is part of it and not counted for itself.
-    batch := array(
-        select tracedb.payload_of(r - 'content_type', f.kind, r -> f.kind)
-        from unnest(items) as r
-        cross join unnest(array['prompt', 'response', 'input', 'output']) as f(kind)
-        where r ? f.kind
-    );
-    if cardinality(batch) > 0 then
-        perform tracedb.store_parts('trace_payloads', batch);
-    end if;
-
+    -- Every table is visited once and in the order of its key, so that two batches cannot wait for
+    -- each other. First the traces: records of them, and stubs for parts whose trace is unknown so
+    -- far, which the trace's own record completes; a stub starts with the earliest part.
     select min(replace(r ->> 'trace_id', '-', '')), max(replace(r ->> 'trace_id', '-', ''))
     into first_id, last_id
     from unnest(items) as r;
-    -- A part whose trace is unknown so far makes a stub of it, which the trace's own record
-    -- completes; the stub starts with the earliest part.
-    batch := array(
+    batch := array(select r from unnest(items) as r where r ->> 'type' = 'trace') || array(
         select jsonb_strip_nulls(jsonb_build_object(
             'tenant_id', store_records.tenant_id, 'trace_id', p.trace_id,
-            'external_id', p.external_id, 'started_at', p.at, 'status', 'running'))
+            'external_id', p.external_id, 'started_at', p.at, 'status', 'running',
+            'provisional', '{"external_id": 0, "started_at": 0, "status": 0}'::jsonb))
         from (
             select
                 (r ->> 'trace_id')::uuid as trace_id,
@@ -1941,9 +1986,32 @@ begin
                 and coalesce(t.provisional ->> 'started_at', '2') <> '0'
         )
     );
+    inserted := 0;
+    merged := 0;
     if cardinality(batch) > 0 then
-        perform tracedb.store_traces(batch, 0);
+        stored := tracedb.store_traces(batch);
+        inserted := stored.inserted;
+        merged := stored.merged;
     end if;
+
+    for spec in
+        select t.type, t.table_name from tracedb.record_types() as t where t.type <> 'trace'
+    loop
+        batch := array(select r from unnest(items) as r where r ->> 'type' = spec.type);
+        if spec.type = 'payload' then
+            batch := batch || array(
+                select tracedb.payload_of(r - 'content_type', f.kind, r -> f.kind)
+                from unnest(items) as r
+                cross join unnest(array['prompt', 'response', 'input', 'output']) as f(kind)
+                where r ? f.kind
+            );
+        end if;
+        if cardinality(batch) > 0 then
+            stored := tracedb.store_parts(spec.table_name, batch);
+            inserted := inserted + stored.inserted;
+            merged := merged + stored.merged;
+        end if;
+    end loop;
 end $$;
 
 comment on function tracedb.store_records(text[], uuid) is
@@ -1954,7 +2022,7 @@ create or replace function tracedb.ingest_slice(
     out inserted bigint, out merged bigint, out rejected jsonb
 )
 language plpgsql volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     middle constant integer := (first + last) / 2;
@@ -2005,7 +2073,7 @@ create or replace function tracedb.ingest(
 )
 returns jsonb
 language plpgsql volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     texts text[];
@@ -2016,6 +2084,9 @@ begin
             errcode = 'TD001',
             message = 'no tenant is set',
             hint = 'Call tracedb.set_tenant() in this transaction, or pass tenant_id.';
+    end if;
+    if batch is null then
+        raise exception using errcode = 'TD002', message = 'batch: required';
     end if;
     texts := case
         when json_typeof(batch) = 'array'
@@ -2056,7 +2127,7 @@ create or replace function tracedb.find_trace(
 )
 returns uuid
 language plpgsql stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
 declare
@@ -2140,7 +2211,7 @@ create or replace function tracedb.nested_traces(
 )
 returns uuid[]
 language plpgsql stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 -- It may read every partition since the root's; planned anew for each id, that takes longer than
 -- the reading.
 set plan_cache_mode = force_generic_plan
@@ -2169,7 +2240,7 @@ create or replace function tracedb.trace_nodes(
 )
 returns setof tracedb.trace_node
 language plpgsql stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
 declare
@@ -2245,7 +2316,7 @@ create or replace function tracedb.critical_path(
 )
 returns boolean[]
 language plpgsql immutable parallel safe
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     on_path boolean[] := array_fill(false, array[cardinality(parents)]);
@@ -2304,10 +2375,11 @@ create or replace function tracedb.trace_tree(
 )
 returns setof tracedb.tree_node
 language plpgsql stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
 declare
+    root_id constant uuid := tracedb.find_trace(trace_id::text, tenant_id);
     -- By start time, the root first. Every array below is indexed like this one.
     nodes tracedb.trace_node[];
     parents integer[];
@@ -2327,10 +2399,10 @@ declare
     place integer := 0;
 begin
     select array_agg(n order by
-        n.trace_id = trace_tree.trace_id and n.span_id is null desc,
+        n.trace_id = root_id and n.span_id is null desc,
         n.started_at, n.span_id is not null, n.trace_id, n.span_id, n.node_type)
     into nodes
-    from tracedb.trace_nodes(trace_tree.trace_id, trace_tree.tenant_id) as n;
+    from tracedb.trace_nodes(root_id, trace_tree.tenant_id) as n;
     size := cardinality(nodes);
     if size is null then
         return;
@@ -2452,12 +2524,13 @@ comment on function tracedb.trace_tree(uuid, uuid) is
     'calls and spans, and its nested executions with theirs. node_type is trace, routing_decision, '
     'hook, endpoint_call or a span''s operation type; self_us is the part of the duration that no '
     'child covers; on_critical_path marks the nodes that decided how long the whole took; an '
-    'orphan names a parent span that is not there. Empty if there is no such trace.';
+    'orphan names a parent span that is not there. Empty if there is no such trace; a foreign UUID '
+    'will do as trace_id.';
 
 create or replace function tracedb.part_document(part_row jsonb)
 returns jsonb
 language sql immutable parallel safe
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
     select jsonb_strip_nulls(part_row - array['tenant_id', 'provisional'])
         || coalesce((
@@ -2487,13 +2560,13 @@ create or replace function tracedb.get_trace(
 )
 returns jsonb
 language plpgsql stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set timezone = 'UTC'
 as $$
 #variable_conflict use_column
 declare
-    id constant uuid := trace_id;
     tenant constant uuid := tenant_id;
+    id constant uuid := tracedb.find_trace(trace_id::text, tenant);
 begin
     return (
         select jsonb_build_object(
@@ -2540,7 +2613,7 @@ end $$;
 comment on function tracedb.get_trace(uuid, uuid) is
     'The assembled trace as one document: {"trace", "nested_trace_ids", "routing_decisions", '
     '"hooks", "endpoint_calls", "spans", "payloads"}, parts by start time, columns that are null '
-    'left out. Null if there is no such trace.';
+    'left out. Null if there is no such trace; a foreign UUID will do as trace_id.';
 
 reset role;
 
@@ -2761,31 +2834,56 @@ comment on view tracedb.error_analysis is
 create or replace view tracedb.dashboard_summary with (security_invoker = true) as
 select
     t.tenant_id,
-    count(*) as trace_count_7d,
-    count(*) filter (where t.started_at >= now() - interval '1 day') as trace_count_24h,
-    count(*) filter (where t.status in ('error', 'timeout')) as error_count_7d,
-    count(*) filter (where t.status = 'ok')::double precision
-        / nullif(count(*) filter (where t.status <> 'running'), 0) as success_rate_7d,
-    percentile_cont(0.5) within group (order by t.duration_ms) as median_duration_ms_7d,
-    percentile_cont(0.95) within group (order by t.duration_ms) as p95_duration_ms_7d,
-    sum(t.input_tokens)::bigint as input_tokens_7d,
-    sum(t.output_tokens)::bigint as output_tokens_7d,
-    sum(t.cost_usd) as cost_usd_7d,
-    sum(t.cost_usd) filter (where t.started_at >= now() - interval '1 day') as cost_usd_24h,
+    count(*) filter (where r.is_request) as trace_count_7d,
+    count(*) filter (where r.is_request and r.is_of_today) as trace_count_24h,
+    count(*) filter (where r.is_request and t.status in ('error', 'timeout')) as error_count_7d,
+    count(*) filter (where r.is_request and t.status = 'ok')::double precision
+        / nullif(count(*) filter (where r.is_request and t.status <> 'running'), 0)
+        as success_rate_7d,
+    percentile_cont(0.5) within group (order by t.duration_ms)
+        filter (where r.is_request) as median_duration_ms_7d,
+    percentile_cont(0.95) within group (order by t.duration_ms)
+        filter (where r.is_request) as p95_duration_ms_7d,
+    sum(t.input_tokens) filter (where not a.has_tokens)::bigint as input_tokens_7d,
+    sum(t.output_tokens) filter (where not a.has_tokens)::bigint as output_tokens_7d,
+    sum(t.cost_usd) filter (where not a.has_cost) as cost_usd_7d,
+    sum(t.cost_usd) filter (where not a.has_cost and r.is_of_today) as cost_usd_24h,
     count(distinct t.user_id) as user_count_7d,
     count(distinct t.agent_id) as agent_count_7d,
-    max(t.started_at) as last_started_at
+    max(t.started_at) as last_started_at,
+    count(*) filter (
+        where not a.has_cost and (t.cost_usd is null or t.unpriced_count > 0)
+    ) as unknown_cost_count_7d
 from tracedb.trace_summary as t
--- A nested execution is part of its parent's request, whose own figures include it.
-where t.parent_trace_id is null
-    -- The id is the clock, to the day; started_at is exact.
-    and t.trace_id >= tracedb.uuid_floor(now() - interval '8 days')
+cross join lateral (
+    select
+        t.parent_trace_id is null as is_request,
+        t.started_at >= now() - interval '1 day' as is_of_today
+) as r
+-- What an execution reports for itself as a whole includes those nested in it; their own figures
+-- count where none above them reported any. A circle of parents ends by itself: "union".
+cross join lateral (
+    with recursive above as (
+        select t.parent_trace_id as trace_id, false as has_cost, false as has_tokens
+        union
+        select p.parent_trace_id, p.cost_usd is not null, p.input_tokens is not null
+        from above
+        join tracedb.execution_traces as p
+            on p.tenant_id = t.tenant_id and p.trace_id = above.trace_id
+    )
+    select bool_or(above.has_cost) as has_cost, bool_or(above.has_tokens) as has_tokens
+    from above
+) as a
+-- The id is the clock, to the day; started_at is exact.
+where t.trace_id >= tracedb.uuid_floor(now() - interval '8 days')
     and t.started_at >= now() - interval '7 days'
 group by t.tenant_id;
 
 comment on view tracedb.dashboard_summary is
     'A tenant a row, over the requests (traces that are not nested) of the last 7 days and 24 '
-    'hours: how many, how well, how fast (milliseconds), tokens, cost, users and agents.';
+    'hours: how many, how well, how fast (milliseconds), users and agents, and the tokens and cost '
+    'of these and of what is nested in them. unknown_cost_count_7d counts traces whose cost is '
+    'unknown, or known only in part.';
 
 reset role;
 
@@ -2935,7 +3033,7 @@ grant execute on function
     tracedb.ingest_slice(text[], integer, integer, uuid),
     tracedb.store_records(text[], uuid),
     tracedb.store_parts(text, jsonb[]),
-    tracedb.store_traces(jsonb[], integer),
+    tracedb.store_traces(jsonb[]),
     tracedb.resolve_traces(jsonb[], uuid),
     tracedb.complete_record(jsonb, jsonb, uuid),
     tracedb.payload_of(jsonb, text, jsonb),
@@ -2996,7 +3094,8 @@ grant execute on function
 to tracedb_service, tracedb_app, tracedb_reader, tracedb_maintainer;
 
 -- Maintenance
-grant select, update on tracedb.partition_policies to tracedb_maintainer;
+grant select, update (width, ahead_periods) on tracedb.partition_policies
+to tracedb_maintainer;
 grant select on tracedb.partitions to tracedb_maintainer;
 grant execute on function
     tracedb.ensure_partitions(timestamptz, timestamptz),

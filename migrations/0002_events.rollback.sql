@@ -16,9 +16,10 @@ create or replace function tracedb.create_partition(
 )
 returns text
 language plpgsql volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set timezone = 'UTC'
-set lock_timeout = '2s'
+-- Below deadlock_timeout: of a reader and this, it is this that gives up.
+set lock_timeout = '900ms'
 as $$
 declare
     partition constant text := parent || to_char(from_time, '"_p"YYYYMMDD');
@@ -54,15 +55,13 @@ create or replace function tracedb.drain_default_partitions(max_periods integer 
 returns setof text
 language plpgsql volatile
 security definer  -- as ensure_partitions
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set timezone = 'UTC'
 as $$
 declare
     policy tracedb.partition_policies;
     parent text;
     lowest uuid;
-    -- An id from beyond the times that records may have would ask for partitions without end.
-    latest constant uuid := tracedb.uuid_floor(timestamptz '2200-01-02 00:00:00+00');
     periods integer := 0;
 begin
     if pg_is_in_recovery() then
@@ -76,9 +75,9 @@ begin
         foreach parent in array policy.parents loop
             while periods < max_periods loop
                 execute format(
-                    'select trace_id from tracedb.%I where trace_id < $1 '
-                    'order by trace_id limit 1', parent || '_default')
-                into lowest using latest;
+                    'select trace_id from tracedb.%I order by trace_id limit 1',
+                    parent || '_default')
+                into lowest;
                 exit when lowest is null;
                 periods := periods + 1;
                 return query
@@ -150,7 +149,7 @@ comment on function tracedb.record_types() is
 create or replace function tracedb.record_problem(item jsonb, tenant_id uuid)
 returns text
 language plpgsql immutable parallel safe
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     id_form constant text := '^([0-9a-f]{32}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12})$';
@@ -210,6 +209,14 @@ begin
         return format('%s: must be an ISO 8601 time with its offset from UTC, such as '
             '2026-01-31T12:00:00Z', field);
     end if;
+    if jsonb_typeof(item -> 'context') not in ('object', 'null') then
+        return 'context: must be an object';
+    end if;
+    -- 300 years: what is longer cannot be added to a time
+    if item @? '$.duration_ms ? (@ > 1e13)' or item @? '$.duration_us ? (@ > 1e16)' then
+        return format('%s: must be less than 300 years',
+            case when item ? 'duration_us' then 'duration_us' else 'duration_ms' end);
+    end if;
     return null;
 end $$;
 
@@ -220,7 +227,7 @@ comment on function tracedb.record_problem(jsonb, uuid) is
 create or replace function tracedb.resolve_traces(records jsonb[], tenant_id uuid)
 returns jsonb
 language plpgsql volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
 declare
@@ -333,7 +340,7 @@ comment on function tracedb.resolve_traces(jsonb[], uuid) is
 create or replace function tracedb.complete_record(item jsonb, mapped jsonb, tenant_id uuid)
 returns jsonb
 language plpgsql stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set timezone = 'UTC'
 as $$
 declare
@@ -405,7 +412,7 @@ create or replace function tracedb.store_parts(
     table_name text, part_rows jsonb[], out inserted bigint, out merged bigint
 )
 language plpgsql volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set timezone = 'UTC'
 as $$
 declare
@@ -416,53 +423,70 @@ declare
         else array['trace_id', 'span_id']
     end;
     fixed constant text[] := array['tenant_id', 'created_at'] || key;
+    made bigint;
     -- The batch's stretch of ids, so that the update is planned for its partitions alone.
     first_id uuid;
     last_id uuid;
 begin
     execute format(
-        'insert into tracedb.%1$I '
-        'select part.* from unnest($1) as r '
-        'cross join lateral jsonb_populate_record(null::tracedb.%1$I, r) as part '
-        'order by %2$s '
-        'on conflict do nothing',
-        table_name, (select string_agg('part.' || k, ', ') from unnest(key) as k))
+        'with made as ( '
+        '    insert into tracedb.%1$I '
+        '    select part.* from unnest($1) as r '
+        '    cross join lateral jsonb_populate_record(null::tracedb.%1$I, r) as part '
+        '    order by %2$s '
+        '    on conflict do nothing '
+        '    returning %3$s '
+        '), records as ( '
+        '    select distinct %2$s from unnest($1) as r '
+        '    cross join lateral jsonb_populate_record(null::tracedb.%1$I, r) as part '
+        '    where r ? ''type'' '
+        ') '
+        'select (select count(*) from made), (select count(*) from made join records using (%3$s))',
+        table_name,
+        (select string_agg('part.' || k, ', ') from unnest(key) as k),
+        (select string_agg(k, ', ') from unnest(key) as k))
+    into made, inserted
     using part_rows;
-    get diagnostics inserted = row_count;
     merged := 0;
-    if inserted < cardinality(part_rows) then
+    if made < cardinality(part_rows) then
         select min(replace(r ->> 'trace_id', '-', '')), max(replace(r ->> 'trace_id', '-', ''))
         into first_id, last_id
         from unnest(part_rows) as r;
         execute format(
-            'update tracedb.%1$I as t set (%2$s) = row(%3$s) '
-            'from ( '
-            '    select distinct on (%4$s) part.*, tracedb.part_rank(to_jsonb(part)) as part_rank '
-            '    from unnest($1) as r '
-            '    cross join lateral jsonb_populate_record(null::tracedb.%1$I, r) as part '
-            '    order by %4$s, part_rank desc '
-            ') as part '
-            'where t.tenant_id = $2 and (%5$s) = (%4$s) and t.trace_id between $3 and $4 '
-            'and tracedb.part_rank(to_jsonb(t)) < part.part_rank',
+            'with changed as ( '
+            '    update tracedb.%1$I as t set (%2$s) = row(%3$s) '
+            '    from ( '
+            '        select distinct on (%4$s) part.*, '
+            '            tracedb.part_rank(to_jsonb(part)) as part_rank, r ? ''type'' as is_record '
+            '        from unnest($1) as r '
+            '        cross join lateral jsonb_populate_record(null::tracedb.%1$I, r) as part '
+            '        order by %4$s, part_rank desc, is_record desc '
+            '    ) as part '
+            '    where t.tenant_id = $2 and (%5$s) = (%4$s) and t.trace_id between $3 and $4 '
+            '        and tracedb.part_rank(to_jsonb(t)) < part.part_rank '
+            '    returning part.is_record '
+            ') '
+            'select count(*) filter (where is_record) from changed',
             table_name,
             tracedb.column_list(table_name, '', fixed),
             tracedb.column_list(table_name, 'part.', fixed),
             (select string_agg('part.' || k, ', ') from unnest(key) as k),
             (select string_agg('t.' || k, ', ') from unnest(key) as k))
+        into merged
         using part_rows, (part_rows[1] ->> 'tenant_id')::uuid, first_id, last_id;
-        get diagnostics merged = row_count;
     end if;
 end $$;
 
 comment on function tracedb.store_parts(text, jsonb[]) is
     'Stores complete rows (as jsonb) of one of the part tables: new ones are inserted, and a later '
-    'report replaces an earlier one (see part_rank). Internal.';
+    'report replaces an earlier one (see part_rank). Rows without a type are texts given with '
+    'other records, which the counts leave out. Internal.';
 
 create or replace function tracedb.store_records(
     texts text[], tenant_id uuid, out inserted bigint, out merged bigint
 )
 language plpgsql volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set timezone = 'UTC'
 as $$
 #variable_conflict use_column
@@ -495,42 +519,17 @@ begin
         from unnest(items) as r
     );
 
-    inserted := 0;
-    merged := 0;
-    for spec in
-        select t.type, t.table_name from tracedb.record_types() as t
-        where exists (select from unnest(items) as r where r ->> 'type' = t.type)
-    loop
-        batch := array(select r from unnest(items) as r where r ->> 'type' = spec.type);
-        if spec.type = 'trace' then
-            stored := tracedb.store_traces(batch, 2);
-        else
-            stored := tracedb.store_parts(spec.table_name, batch);
-        end if;
-        inserted := inserted + stored.inserted;
-        merged := merged + stored.merged;
-    end loop;
-
-    -- Text given with a record is part of it and not counted for itself.
-    batch := array(
-        select tracedb.payload_of(r - 'content_type', f.kind, r -> f.kind)
-        from unnest(items) as r
-        cross join unnest(array['prompt', 'response', 'input', 'output']) as f(kind)
-        where r ? f.kind
-    );
-    if cardinality(batch) > 0 then
-        perform tracedb.store_parts('trace_payloads', batch);
-    end if;
-
+    -- Every table is visited once and in the order of its key, so that two batches cannot wait for
+    -- each other. First the traces: records of them, and stubs for parts whose trace is unknown so
+    -- far, which the trace's own record completes; a stub starts with the earliest part.
     select min(replace(r ->> 'trace_id', '-', '')), max(replace(r ->> 'trace_id', '-', ''))
     into first_id, last_id
     from unnest(items) as r;
-    -- A part whose trace is unknown so far makes a stub of it, which the trace's own record
-    -- completes; the stub starts with the earliest part.
-    batch := array(
+    batch := array(select r from unnest(items) as r where r ->> 'type' = 'trace') || array(
         select jsonb_strip_nulls(jsonb_build_object(
             'tenant_id', store_records.tenant_id, 'trace_id', p.trace_id,
-            'external_id', p.external_id, 'started_at', p.at, 'status', 'running'))
+            'external_id', p.external_id, 'started_at', p.at, 'status', 'running',
+            'provisional', '{"external_id": 0, "started_at": 0, "status": 0}'::jsonb))
         from (
             select
                 (r ->> 'trace_id')::uuid as trace_id,
@@ -547,9 +546,32 @@ begin
                 and coalesce(t.provisional ->> 'started_at', '2') <> '0'
         )
     );
+    inserted := 0;
+    merged := 0;
     if cardinality(batch) > 0 then
-        perform tracedb.store_traces(batch, 0);
+        stored := tracedb.store_traces(batch);
+        inserted := stored.inserted;
+        merged := stored.merged;
     end if;
+
+    for spec in
+        select t.type, t.table_name from tracedb.record_types() as t where t.type <> 'trace'
+    loop
+        batch := array(select r from unnest(items) as r where r ->> 'type' = spec.type);
+        if spec.type = 'payload' then
+            batch := batch || array(
+                select tracedb.payload_of(r - 'content_type', f.kind, r -> f.kind)
+                from unnest(items) as r
+                cross join unnest(array['prompt', 'response', 'input', 'output']) as f(kind)
+                where r ? f.kind
+            );
+        end if;
+        if cardinality(batch) > 0 then
+            stored := tracedb.store_parts(spec.table_name, batch);
+            inserted := inserted + stored.inserted;
+            merged := merged + stored.merged;
+        end if;
+    end loop;
 end $$;
 
 comment on function tracedb.store_records(text[], uuid) is
@@ -560,7 +582,7 @@ create or replace function tracedb.ingest(
 )
 returns jsonb
 language plpgsql volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     texts text[];
@@ -571,6 +593,9 @@ begin
             errcode = 'TD001',
             message = 'no tenant is set',
             hint = 'Call tracedb.set_tenant() in this transaction, or pass tenant_id.';
+    end if;
+    if batch is null then
+        raise exception using errcode = 'TD002', message = 'batch: required';
     end if;
     texts := case
         when json_typeof(batch) = 'array'

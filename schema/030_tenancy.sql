@@ -2,10 +2,14 @@
 
 set role tracedb_owner;
 
+-- Every function fixes its search path to pg_catalog and puts pg_temp last. An empty path would not
+-- do: unless it is named, pg_temp is searched first, and a caller's temporary type "uuid" would
+-- decide what these functions cast to.
+
 create or replace function tracedb.bound_tenant_ids()
 returns uuid[]
 language plpgsql stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
     -- Most servers have no such role, and a write under a policy asks for each row.
@@ -51,7 +55,7 @@ comment on function tracedb.bound_tenant_ids() is
 create or replace function tracedb.current_tenant_id()
 returns uuid
 language plpgsql stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     bound constant uuid[] := tracedb.bound_tenant_ids();
@@ -84,7 +88,7 @@ comment on function tracedb.current_tenant_id() is
 create or replace function tracedb.set_tenant(tenant_id uuid)
 returns void
 language plpgsql volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
     -- Citus forwards "set local" to its workers when told to; set_config() it never forwards.
@@ -101,7 +105,7 @@ comment on function tracedb.set_tenant(uuid) is
 create or replace function tracedb.co_locate(new_table regclass)
 returns boolean
 language plpgsql volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     distributed boolean := false;

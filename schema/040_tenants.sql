@@ -23,12 +23,15 @@ comment on column tracedb.tenants.external_id is
 create or replace function tracedb.ensure_tenant(external_id text, name text default null)
 returns uuid
 language plpgsql volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
 declare
     found_id uuid;
 begin
+    if external_id is null then
+        raise exception using errcode = 'TD002', message = 'external_id: required';
+    end if;
     select t.tenant_id into found_id
     from tracedb.tenants as t
     where t.external_id = ensure_tenant.external_id;

@@ -5,22 +5,24 @@ set role tracedb_owner;
 create or replace function tracedb.uuid_floor(at timestamptz)
 returns uuid
 language sql immutable strict parallel safe
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
     select (
-        lpad(to_hex(floor(extract(epoch from at) * 1000)::bigint), 12, '0')
+        lpad(to_hex(least(greatest(
+            floor(extract(epoch from at) * 1000), 0), 281474976710655)::bigint), 12, '0')
         || '7000' || '8000' || '000000000000'
     )::uuid
 $$;
 
 comment on function tracedb.uuid_floor(timestamptz) is
     'The smallest UUIDv7 of that millisecond: "trace_id >= uuid_floor(t)" is a time filter that '
-    'prunes partitions. Times before 1970 have none and raise.';
+    'prunes partitions. Before 1970 it is the smallest of all, after the year 10889 that of the '
+    'last millisecond.';
 
 create or replace function tracedb.uuid_time(id uuid)
 returns timestamptz
 language sql immutable strict parallel safe
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
     select timestamptz 'epoch'
         + ('x' || substr(replace(id::text, '-', ''), 1, 12))::bit(48)::bigint
@@ -49,7 +51,7 @@ comment on function tracedb.is_uuid7(uuid) is
 create or replace function tracedb.uuid_from_key(at timestamptz, key text)
 returns uuid
 language sql immutable strict parallel safe
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
     select (
         substr(replace(tracedb.uuid_floor(at)::text, '-', ''), 1, 12)
@@ -67,7 +69,7 @@ comment on function tracedb.uuid_from_key(timestamptz, text) is
 create or replace function tracedb.new_id()
 returns uuid
 language plpgsql volatile parallel safe
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
     -- Decided at run time so that the definition is the same on every server version.

@@ -27,7 +27,7 @@ on conflict (family) do nothing;
 create or replace function tracedb.partition_key(parent text)
 returns text
 language plpgsql stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
     return substring(
@@ -63,9 +63,10 @@ create or replace function tracedb.create_partition(
 )
 returns text
 language plpgsql volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set timezone = 'UTC'
-set lock_timeout = '2s'
+-- Below deadlock_timeout: of a reader and this, it is this that gives up.
+set lock_timeout = '900ms'
 as $$
 declare
     partition constant text := parent || to_char(from_time, '"_p"YYYYMMDD');
@@ -101,7 +102,7 @@ comment on function tracedb.create_partition(text, timestamptz, timestamptz) is
 create or replace function tracedb.cover_period(policy tracedb.partition_policies, at timestamptz)
 returns setof text
 language plpgsql volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set timezone = 'UTC'
 as $$
 declare
@@ -136,7 +137,7 @@ create or replace function tracedb.ensure_partitions(
 returns setof text
 language plpgsql volatile
 security definer  -- attaching needs the parents' owner; the maintainer is only granted this call
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set timezone = 'UTC'
 as $$
 declare
@@ -172,15 +173,13 @@ create or replace function tracedb.drain_default_partitions(max_periods integer 
 returns setof text
 language plpgsql volatile
 security definer  -- as ensure_partitions
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set timezone = 'UTC'
 as $$
 declare
     policy tracedb.partition_policies;
     parent text;
     lowest uuid;
-    -- An id from beyond the times that records may have would ask for partitions without end.
-    latest constant uuid := tracedb.uuid_floor(timestamptz '2200-01-02 00:00:00+00');
     periods integer := 0;
 begin
     if pg_is_in_recovery() then
@@ -194,9 +193,9 @@ begin
         foreach parent in array policy.parents loop
             while periods < max_periods loop
                 execute format(
-                    'select %1$I from tracedb.%2$I where %1$I < $1 order by 1 limit 1',
+                    'select %1$I from tracedb.%2$I order by 1 limit 1',
                     tracedb.partition_key(parent), parent || '_default')
-                into lowest using latest;
+                into lowest;
                 exit when lowest is null;
                 periods := periods + 1;
                 return query
@@ -215,7 +214,7 @@ create or replace function tracedb.default_partition_rows()
 returns table (parent text, stray_rows bigint)
 language plpgsql stable
 security definer  -- counts across tenants; shows a number a table and no row
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     default_partition record;

@@ -44,7 +44,9 @@ create table if not exists tracedb.execution_traces (
     created_at      timestamptz not null default now(),
     updated_at      timestamptz not null default now(),
     constraint execution_traces_pkey primary key (tenant_id, trace_id),
-    constraint trace_id_is_uuid7 check (tracedb.is_uuid7(trace_id)),
+    constraint traces_have_uuid7_ids check (
+        tracedb.is_uuid7(trace_id) and trace_id < '0699eeb8-0400-7000-8000-000000000000'
+    ),
     constraint trace_status_known
         check (status in ('running', 'ok', 'error', 'timeout', 'cancelled')),
     constraint trace_time_in_range check (
@@ -72,7 +74,8 @@ create table if not exists tracedb.execution_traces (
     ),
     constraint trace_json_readable
         check (tracedb.is_readable(intent) and tracedb.is_readable(context)),
-    constraint trace_context_is_object check (jsonb_typeof(context) = 'object')
+    constraint trace_context_is_object check (jsonb_typeof(context) = 'object'),
+    constraint trace_provisional_is_object check (jsonb_typeof(provisional) = 'object')
 ) partition by range (trace_id);
 
 create table if not exists tracedb.execution_traces_default
@@ -104,8 +107,8 @@ comment on column tracedb.execution_traces.cost_usd is
     'Nothing updates it from spans: trace_summary counts spans where this is null.';
 comment on column tracedb.execution_traces.status is
     'running, ok, error, timeout or cancelled.';
-comment on constraint trace_id_is_uuid7 on tracedb.execution_traces is
-    'trace_id: must be a UUIDv7';
+comment on constraint traces_have_uuid7_ids on tracedb.execution_traces is
+    'trace_id: must be a UUIDv7 of a time before 2200';
 comment on constraint trace_status_known on tracedb.execution_traces is
     'status: must be running, ok, error, timeout or cancelled';
 comment on constraint trace_time_in_range on tracedb.execution_traces is
@@ -127,6 +130,8 @@ comment on constraint trace_labels_fit on tracedb.execution_traces is
     'error_type: at most 1024 bytes each';
 comment on constraint trace_json_readable on tracedb.execution_traces is
     'intent, context: nested less than 100 levels deep, numbers within 1e308';
+comment on constraint trace_provisional_is_object on tracedb.execution_traces is
+    'provisional: must be an object';
 comment on constraint trace_context_is_object on tracedb.execution_traces is
     'context: must be an object';
 

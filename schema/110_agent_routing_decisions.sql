@@ -34,7 +34,9 @@ create table if not exists tracedb.agent_routing_decisions (
     created_at      timestamptz not null default now(),
     updated_at      timestamptz not null default now(),
     constraint agent_routing_decisions_pkey primary key (tenant_id, trace_id, span_id),
-    constraint routing_trace_id_is_uuid7 check (tracedb.is_uuid7(trace_id)),
+    constraint routing_trace_id_is_uuid7 check (
+        tracedb.is_uuid7(trace_id) and trace_id < '0699eeb8-0400-7000-8000-000000000000'
+    ),
     constraint routing_span_ids_are_8_bytes
         check (octet_length(span_id) = 8 and octet_length(parent_span_id) = 8),
     constraint routing_status_known
@@ -73,7 +75,7 @@ comment on column tracedb.agent_routing_decisions.selection_probability is
 comment on column tracedb.agent_routing_decisions.total_confidence is
     'The confidence the router acted on, 0 to 1; the four columns before it are its parts.';
 comment on constraint routing_trace_id_is_uuid7 on tracedb.agent_routing_decisions is
-    'trace_id: must be a UUIDv7';
+    'trace_id: must be a UUIDv7 of a time before 2200';
 comment on constraint routing_span_ids_are_8_bytes on tracedb.agent_routing_decisions is
     'span_id, parent_span_id: must be 8 bytes (16 hex digits)';
 comment on constraint routing_status_known on tracedb.agent_routing_decisions is

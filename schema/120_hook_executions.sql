@@ -27,7 +27,9 @@ create table if not exists tracedb.hook_executions (
     created_at      timestamptz not null default now(),
     updated_at      timestamptz not null default now(),
     constraint hook_executions_pkey primary key (tenant_id, trace_id, span_id),
-    constraint hook_trace_id_is_uuid7 check (tracedb.is_uuid7(trace_id)),
+    constraint hook_trace_id_is_uuid7 check (
+        tracedb.is_uuid7(trace_id) and trace_id < '0699eeb8-0400-7000-8000-000000000000'
+    ),
     constraint hook_span_ids_are_8_bytes
         check (octet_length(span_id) = 8 and octet_length(parent_span_id) = 8),
     constraint hook_status_known
@@ -58,7 +60,7 @@ comment on column tracedb.hook_executions.outcome is
     'allowed, blocked, modified or skipped: the decision, whereas status tells whether the hook '
     'itself worked.';
 comment on constraint hook_trace_id_is_uuid7 on tracedb.hook_executions is
-    'trace_id: must be a UUIDv7';
+    'trace_id: must be a UUIDv7 of a time before 2200';
 comment on constraint hook_span_ids_are_8_bytes on tracedb.hook_executions is
     'span_id, parent_span_id: must be 8 bytes (16 hex digits)';
 comment on constraint hook_status_known on tracedb.hook_executions is

@@ -28,7 +28,9 @@ create table if not exists tracedb.endpoint_calls (
     created_at      timestamptz not null default now(),
     updated_at      timestamptz not null default now(),
     constraint endpoint_calls_pkey primary key (tenant_id, trace_id, span_id),
-    constraint endpoint_trace_id_is_uuid7 check (tracedb.is_uuid7(trace_id)),
+    constraint endpoint_trace_id_is_uuid7 check (
+        tracedb.is_uuid7(trace_id) and trace_id < '0699eeb8-0400-7000-8000-000000000000'
+    ),
     constraint endpoint_span_ids_are_8_bytes check (
         octet_length(span_id) = 8 and octet_length(parent_span_id) = 8
         and octet_length(hook_span_id) = 8
@@ -61,7 +63,7 @@ comment on column tracedb.endpoint_calls.retries is
 comment on column tracedb.endpoint_calls.hook_span_id is
     'The hook execution that made the call.';
 comment on constraint endpoint_trace_id_is_uuid7 on tracedb.endpoint_calls is
-    'trace_id: must be a UUIDv7';
+    'trace_id: must be a UUIDv7 of a time before 2200';
 comment on constraint endpoint_span_ids_are_8_bytes on tracedb.endpoint_calls is
     'span_id, parent_span_id, hook_span_id: must be 8 bytes (16 hex digits)';
 comment on constraint endpoint_status_known on tracedb.endpoint_calls is

@@ -37,7 +37,9 @@ create table if not exists tracedb.llm_spans (
     created_at         timestamptz not null default now(),
     updated_at         timestamptz not null default now(),
     constraint llm_spans_pkey primary key (tenant_id, trace_id, span_id),
-    constraint span_trace_id_is_uuid7 check (tracedb.is_uuid7(trace_id)),
+    constraint span_trace_id_is_uuid7 check (
+        tracedb.is_uuid7(trace_id) and trace_id < '0699eeb8-0400-7000-8000-000000000000'
+    ),
     constraint span_ids_are_8_bytes
         check (octet_length(span_id) = 8 and octet_length(parent_span_id) = 8),
     constraint span_operation_type_known check (operation_type in (
@@ -87,7 +89,7 @@ comment on column tracedb.llm_spans.cost_usd is
 comment on column tracedb.llm_spans.duration_us is
     'Duration in microseconds.';
 comment on constraint span_trace_id_is_uuid7 on tracedb.llm_spans is
-    'trace_id: must be a UUIDv7';
+    'trace_id: must be a UUIDv7 of a time before 2200';
 comment on constraint span_ids_are_8_bytes on tracedb.llm_spans is
     'span_id, parent_span_id: must be 8 bytes (16 hex digits)';
 comment on constraint span_operation_type_known on tracedb.llm_spans is

@@ -15,7 +15,9 @@ create table if not exists tracedb.trace_payloads (
     created_at   timestamptz not null default now(),
     updated_at   timestamptz not null default now(),
     constraint trace_payloads_pkey primary key (tenant_id, trace_id, span_id, kind),
-    constraint payload_trace_id_is_uuid7 check (tracedb.is_uuid7(trace_id)),
+    constraint payload_trace_id_is_uuid7 check (
+        tracedb.is_uuid7(trace_id) and trace_id < '0699eeb8-0400-7000-8000-000000000000'
+    ),
     constraint payload_span_id_is_8_bytes check (octet_length(span_id) = 8),
     constraint payload_kind_known check (kind in ('prompt', 'response', 'input', 'output')),
     constraint payload_content_fits check (octet_length(content) <= 16777216),
@@ -35,7 +37,7 @@ comment on column tracedb.trace_payloads.content is
     'The text itself, or the JSON document as text where content_type is application/json. At '
     'most 16 MiB.';
 comment on constraint payload_trace_id_is_uuid7 on tracedb.trace_payloads is
-    'trace_id: must be a UUIDv7';
+    'trace_id: must be a UUIDv7 of a time before 2200';
 comment on constraint payload_span_id_is_8_bytes on tracedb.trace_payloads is
     'span_id: must be 8 bytes (16 hex digits)';
 comment on constraint payload_kind_known on tracedb.trace_payloads is

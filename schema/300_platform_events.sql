@@ -18,7 +18,9 @@ create table if not exists tracedb.platform_events (
     created_at  timestamptz not null default now(),
     updated_at  timestamptz not null default now(),
     constraint platform_events_pkey primary key (tenant_id, event_id),
-    constraint event_id_is_uuid7 check (tracedb.is_uuid7(event_id)),
+    constraint event_uses_uuid7 check (
+        tracedb.is_uuid7(event_id) and event_id < '0699eeb8-0400-7000-8000-000000000000'
+    ),
     constraint event_time_in_range check (
         occurred_at >= '1970-01-01 00:00:00+00' and occurred_at < '2200-01-01 00:00:00+00'
     ),
@@ -38,8 +40,8 @@ comment on column tracedb.platform_events.event_id is
     'event_key where the recorder gives a key, so that a retry is a duplicate.';
 comment on column tracedb.platform_events.event_category is
     'A kind of event_type, such as user_behavior, system or security.';
-comment on constraint event_id_is_uuid7 on tracedb.platform_events is
-    'event_id: must be a UUIDv7';
+comment on constraint event_uses_uuid7 on tracedb.platform_events is
+    'event_id: must be a UUIDv7 of a time before 2200';
 comment on constraint event_time_in_range on tracedb.platform_events is
     'occurred_at: must lie between 1970 and 2200';
 comment on constraint event_json_readable on tracedb.platform_events is

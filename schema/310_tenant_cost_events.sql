@@ -21,7 +21,9 @@ create table if not exists tracedb.tenant_cost_events (
     created_at  timestamptz not null default now(),
     updated_at  timestamptz not null default now(),
     constraint tenant_cost_events_pkey primary key (tenant_id, event_id),
-    constraint cost_id_is_uuid7 check (tracedb.is_uuid7(event_id)),
+    constraint cost_uses_uuid7 check (
+        tracedb.is_uuid7(event_id) and event_id < '0699eeb8-0400-7000-8000-000000000000'
+    ),
     constraint cost_time_in_range check (
         occurred_at >= '1970-01-01 00:00:00+00' and occurred_at < '2200-01-01 00:00:00+00'
     ),
@@ -45,8 +47,8 @@ comment on column tracedb.tenant_cost_events.quantity is
     'How much was used: tokens of an llm or embedding, otherwise in the unit metadata names.';
 comment on column tracedb.tenant_cost_events.service_tier is
     'The model or plan, such as gpt-4o.';
-comment on constraint cost_id_is_uuid7 on tracedb.tenant_cost_events is
-    'event_id: must be a UUIDv7';
+comment on constraint cost_uses_uuid7 on tracedb.tenant_cost_events is
+    'event_id: must be a UUIDv7 of a time before 2200';
 comment on constraint cost_time_in_range on tracedb.tenant_cost_events is
     'occurred_at: must lie between 1970 and 2200';
 comment on constraint cost_type_known on tracedb.tenant_cost_events is

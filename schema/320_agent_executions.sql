@@ -26,7 +26,9 @@ create table if not exists tracedb.agent_executions (
     created_at  timestamptz not null default now(),
     updated_at  timestamptz not null default now(),
     constraint agent_executions_pkey primary key (tenant_id, event_id),
-    constraint execution_id_is_uuid7 check (tracedb.is_uuid7(event_id)),
+    constraint execution_uses_uuid7 check (
+        tracedb.is_uuid7(event_id) and event_id < '0699eeb8-0400-7000-8000-000000000000'
+    ),
     constraint execution_time_in_range check (
         occurred_at >= '1970-01-01 00:00:00+00' and occurred_at < '2200-01-01 00:00:00+00'
     ),
@@ -53,8 +55,8 @@ comment on column tracedb.agent_executions.success is
     'Whether the run did what it was asked.';
 comment on column tracedb.agent_executions.quality_score is
     'How good the result was, 0 to 1, as judged by the recorder.';
-comment on constraint execution_id_is_uuid7 on tracedb.agent_executions is
-    'event_id: must be a UUIDv7';
+comment on constraint execution_uses_uuid7 on tracedb.agent_executions is
+    'event_id: must be a UUIDv7 of a time before 2200';
 comment on constraint execution_time_in_range on tracedb.agent_executions is
     'occurred_at: must lie between 1970 and 2200';
 comment on constraint execution_duration_not_negative on tracedb.agent_executions is

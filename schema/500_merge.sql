@@ -7,7 +7,8 @@ set role tracedb_owner;
 -- Per field the value of the higher rank wins: 2 from a finished report, 1 from a running one,
 -- 0 inferred from a part that came before its trace. Between values of one rank:
 --     tags, doc_sources           the union
---     started_at                  the earlier
+--     started_at                  of the report that ended later, with its end and duration: times
+--                                 of two reports would contradict each other
 --     status                      the worse (ok, cancelled, timeout, error)
 --     everything else             the greater, in jsonb's order
 -- Fields of context have ranks of their own, as "context.<key>".
@@ -15,7 +16,7 @@ set role tracedb_owner;
 create or replace function tracedb.union_of(one jsonb, other jsonb)
 returns jsonb
 language sql immutable parallel safe
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
     select jsonb_agg(distinct element order by element)
     from jsonb_array_elements(one || other) as element
@@ -27,7 +28,7 @@ comment on function tracedb.union_of(jsonb, jsonb) is
 create or replace function tracedb.report_of(trace_row jsonb, rank integer default 2)
 returns jsonb
 language sql immutable parallel safe
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
     select coalesce(jsonb_object_agg(field.key, jsonb_build_array(
         coalesce((trace_row -> 'provisional' ->> field.key)::integer, rank), field.value
@@ -38,10 +39,16 @@ as $$
             else f.value
         end as value
         from jsonb_each(trace_row - array[
-            'context', 'provisional', 'tenant_id', 'trace_id', 'created_at', 'updated_at'
+            'started_at', 'ended_at', 'duration_ms', 'context', 'provisional', 'tenant_id',
+            'trace_id', 'created_at', 'updated_at'
         ]) as f
         -- What says nothing ranks nowhere: nulls, empty lists, flags that were not raised.
         where f.value not in ('null', '[]', 'false')
+        union all
+        select 'started_at', jsonb_build_object(
+            'started_at', trace_row -> 'started_at',
+            'ended_at', trace_row -> 'ended_at',
+            'duration_ms', trace_row -> 'duration_ms')
         union all
         select 'context.' || c.key, c.value
         from jsonb_each(coalesce(nullif(trace_row -> 'context', 'null'), '{}')) as c
@@ -55,22 +62,23 @@ comment on function tracedb.report_of(jsonb, integer) is
 create or replace function tracedb.merge_reports(one jsonb, other jsonb)
 returns jsonb
 language sql immutable parallel safe
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
     select coalesce(jsonb_object_agg(field.key, case
         when field.b is null or field.a -> 0 > field.b -> 0 then field.a
         when field.a is null or field.b -> 0 > field.a -> 0 then field.b
         when field.key in ('tags', 'doc_sources')
             then jsonb_build_array(field.a -> 0, tracedb.union_of(field.a -> 1, field.b -> 1))
-        -- as times: the order of jsonb strings depends on the database's collation
-        when field.key = 'started_at' then case
-            when (field.a ->> 1)::timestamptz <= (field.b ->> 1)::timestamptz then field.a
-            else field.b
-        end
-        when field.key = 'ended_at' then case
-            when (field.a ->> 1)::timestamptz >= (field.b ->> 1)::timestamptz then field.a
-            else field.b
-        end
+        when field.key = 'started_at' then (
+            select t
+            from unnest(array[field.a, field.b]) as t
+            -- as times: the order of jsonb strings depends on the database's collation
+            order by
+                (t -> 1 ->> 'ended_at')::timestamptz desc nulls last,
+                (t -> 1 ->> 'started_at')::timestamptz,
+                t -> 1 -> 'duration_ms' desc
+            limit 1
+        )
         when field.key = 'status' then (
             select s from unnest(array[field.a, field.b]) as s
             order by array_position(
@@ -92,14 +100,15 @@ comment on function tracedb.merge_reports(jsonb, jsonb) is
 create or replace function tracedb.trace_row_of(report jsonb)
 returns jsonb
 language sql immutable parallel safe
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
     select jsonb_build_object(
             'doc_sources', '[]'::jsonb, 'tags', '[]'::jsonb,
             'research_triggered', false, 'kb_enrichment_triggered', false
         )
         || coalesce(jsonb_object_agg(f.key, f.value -> 1)
-            filter (where f.key not like 'context.%'), '{}')
+            filter (where f.key not like 'context.%' and f.key <> 'started_at'), '{}')
+        || coalesce(report -> 'started_at' -> 1, '{}')
         || jsonb_build_object(
             'context', coalesce(jsonb_object_agg(substr(f.key, 9), f.value -> 1)
                 filter (where f.key like 'context.%'), '{}'),
@@ -126,7 +135,7 @@ comment on aggregate tracedb.merged_report(jsonb) is
 create or replace function tracedb.part_rank(part_row jsonb)
 returns jsonb
 language sql immutable parallel safe
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
     select jsonb_build_array(
         coalesce(part_row ->> 'status', 'ok') <> 'running',

@@ -73,7 +73,7 @@ comment on function tracedb.record_types() is
 create or replace function tracedb.record_problem(item jsonb, tenant_id uuid)
 returns text
 language plpgsql immutable parallel safe
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     id_form constant text := '^([0-9a-f]{32}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12})$';
@@ -141,6 +141,14 @@ begin
         return format('%s: must be an ISO 8601 time with its offset from UTC, such as '
             '2026-01-31T12:00:00Z', field);
     end if;
+    if jsonb_typeof(item -> 'context') not in ('object', 'null') then
+        return 'context: must be an object';
+    end if;
+    -- 300 years: what is longer cannot be added to a time
+    if item @? '$.duration_ms ? (@ > 1e13)' or item @? '$.duration_us ? (@ > 1e16)' then
+        return format('%s: must be less than 300 years',
+            case when item ? 'duration_us' then 'duration_us' else 'duration_ms' end);
+    end if;
     return null;
 end $$;
 
@@ -153,7 +161,7 @@ create or replace function tracedb.stated_reason(
 )
 returns text
 language plpgsql stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     spec record;
@@ -197,7 +205,7 @@ comment on function tracedb.stated_reason(text, text, text, text) is
 create or replace function tracedb.resolve_traces(records jsonb[], tenant_id uuid)
 returns jsonb
 language plpgsql volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
 declare
@@ -313,7 +321,7 @@ create or replace function tracedb.payload_of(
 )
 returns jsonb
 language sql immutable parallel safe
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
     select jsonb_build_object(
         'trace_id', item -> 'trace_id',
@@ -336,7 +344,7 @@ comment on function tracedb.payload_of(jsonb, text, jsonb) is
 create or replace function tracedb.event_id_of(item jsonb, tenant_id uuid)
 returns uuid
 language sql immutable parallel safe
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
     select case
         when tracedb.is_uuid7(e.id) and tracedb.uuid_time(e.id)
@@ -358,7 +366,7 @@ comment on function tracedb.event_id_of(jsonb, uuid) is
 create or replace function tracedb.complete_record(item jsonb, mapped jsonb, tenant_id uuid)
 returns jsonb
 language plpgsql stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set timezone = 'UTC'
 as $$
 declare
@@ -430,7 +438,7 @@ comment on function tracedb.complete_record(jsonb, jsonb, uuid) is
 create or replace function tracedb.column_list(table_name text, prefix text, except_for text[])
 returns text
 language plpgsql stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
     return (
@@ -448,7 +456,7 @@ create or replace function tracedb.store_parts(
     table_name text, part_rows jsonb[], out inserted bigint, out merged bigint
 )
 language plpgsql volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set timezone = 'UTC'
 as $$
 declare
@@ -459,114 +467,144 @@ declare
         else array['trace_id', 'span_id']
     end || case when table_name = 'trace_payloads' then array['kind'] else '{}' end;
     fixed constant text[] := array['tenant_id', 'created_at'] || key;
+    made bigint;
     -- The batch's stretch of ids, so that the update is planned for its partitions alone.
     first_id uuid;
     last_id uuid;
 begin
     execute format(
-        'insert into tracedb.%1$I '
-        'select part.* from unnest($1) as r '
-        'cross join lateral jsonb_populate_record(null::tracedb.%1$I, r) as part '
-        'order by %2$s '
-        'on conflict do nothing',
-        table_name, (select string_agg('part.' || k, ', ') from unnest(key) as k))
+        'with made as ( '
+        '    insert into tracedb.%1$I '
+        '    select part.* from unnest($1) as r '
+        '    cross join lateral jsonb_populate_record(null::tracedb.%1$I, r) as part '
+        '    order by %2$s '
+        '    on conflict do nothing '
+        '    returning %3$s '
+        '), records as ( '
+        '    select distinct %2$s from unnest($1) as r '
+        '    cross join lateral jsonb_populate_record(null::tracedb.%1$I, r) as part '
+        '    where r ? ''type'' '
+        ') '
+        'select (select count(*) from made), (select count(*) from made join records using (%3$s))',
+        table_name,
+        (select string_agg('part.' || k, ', ') from unnest(key) as k),
+        (select string_agg(k, ', ') from unnest(key) as k))
+    into made, inserted
     using part_rows;
-    get diagnostics inserted = row_count;
     merged := 0;
-    if inserted < cardinality(part_rows) then
+    if made < cardinality(part_rows) then
         select min(replace(r ->> key[1], '-', '')), max(replace(r ->> key[1], '-', ''))
         into first_id, last_id
         from unnest(part_rows) as r;
         execute format(
-            'update tracedb.%1$I as t set (%2$s) = row(%3$s) '
-            'from ( '
-            '    select distinct on (%4$s) part.*, tracedb.part_rank(to_jsonb(part)) as part_rank '
-            '    from unnest($1) as r '
-            '    cross join lateral jsonb_populate_record(null::tracedb.%1$I, r) as part '
-            '    order by %4$s, part_rank desc '
-            ') as part '
-            'where t.tenant_id = $2 and (%5$s) = (%4$s) and t.%6$I between $3 and $4 '
-            'and tracedb.part_rank(to_jsonb(t)) < part.part_rank',
+            'with changed as ( '
+            '    update tracedb.%1$I as t set (%2$s) = row(%3$s) '
+            '    from ( '
+            '        select distinct on (%4$s) part.*, '
+            '            tracedb.part_rank(to_jsonb(part)) as part_rank, r ? ''type'' as is_record '
+            '        from unnest($1) as r '
+            '        cross join lateral jsonb_populate_record(null::tracedb.%1$I, r) as part '
+            '        order by %4$s, part_rank desc, is_record desc '
+            '    ) as part '
+            '    where t.tenant_id = $2 and (%5$s) = (%4$s) and t.%6$I between $3 and $4 '
+            '        and tracedb.part_rank(to_jsonb(t)) < part.part_rank '
+            '    returning part.is_record '
+            ') '
+            'select count(*) filter (where is_record) from changed',
             table_name,
             tracedb.column_list(table_name, '', fixed),
             tracedb.column_list(table_name, 'part.', fixed),
             (select string_agg('part.' || k, ', ') from unnest(key) as k),
             (select string_agg('t.' || k, ', ') from unnest(key) as k),
             key[1])
+        into merged
         using part_rows, (part_rows[1] ->> 'tenant_id')::uuid, first_id, last_id;
-        get diagnostics merged = row_count;
     end if;
 end $$;
 
 comment on function tracedb.store_parts(text, jsonb[]) is
     'Stores complete rows (as jsonb) of one of the part tables: new ones are inserted, and a later '
-    'report replaces an earlier one (see part_rank). Internal.';
+    'report replaces an earlier one (see part_rank). Rows without a type are texts given with '
+    'other records, which the counts leave out. Internal.';
 
 create or replace function tracedb.store_traces(
-    trace_rows jsonb[], rank integer, out inserted bigint, out merged bigint
+    trace_rows jsonb[], out inserted bigint, out merged bigint
 )
 language plpgsql volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set timezone = 'UTC'
 as $$
 declare
     fixed constant text[] := array['tenant_id', 'trace_id', 'created_at', 'updated_at'];
     tenant constant uuid := trace_rows[1] ->> 'tenant_id';
     reports jsonb[];
+    made bigint;
 begin
     -- Rows go through the table's type first, so that equal values are spelled equally.
-    select array_agg(jsonb_build_object('trace_id', f.trace_id, 'report', f.report)
+    select array_agg(
+        jsonb_build_object(
+            'trace_id', f.trace_id, 'report', f.report, 'is_record', f.is_record)
         order by f.trace_id)
     into reports
     from (
-        select row.trace_id, tracedb.merged_report(tracedb.report_of(
-            to_jsonb(row),
-            case when row.status = 'running' then least(store_traces.rank, 1)
-                else store_traces.rank end
-        )) as report
+        select
+            row.trace_id,
+            tracedb.merged_report(tracedb.report_of(
+                to_jsonb(row), case when row.status = 'running' then 1 else 2 end)) as report,
+            bool_or(row.provisional is null) as is_record
         from unnest(trace_rows) as r
         cross join lateral jsonb_populate_record(null::tracedb.execution_traces, r) as row
         group by row.trace_id
     ) as f;
 
-    insert into tracedb.execution_traces
-    select row.*
-    from unnest(reports) as r
-    cross join lateral jsonb_populate_record(null::tracedb.execution_traces,
-        tracedb.trace_row_of(r -> 'report') || jsonb_build_object(
-            'tenant_id', tenant, 'trace_id', r -> 'trace_id',
-            'created_at', now(), 'updated_at', now())) as row
-    on conflict do nothing;
-    get diagnostics inserted = row_count;
+    with made as (
+        insert into tracedb.execution_traces
+        select row.*
+        from unnest(reports) as r
+        cross join lateral jsonb_populate_record(null::tracedb.execution_traces,
+            tracedb.trace_row_of(r -> 'report') || jsonb_build_object(
+                'tenant_id', tenant, 'trace_id', r -> 'trace_id',
+                'created_at', now(), 'updated_at', now())) as row
+        on conflict do nothing
+        returning trace_id
+    )
+    select count(*), count(*) filter (where (r ->> 'is_record')::boolean) into made, inserted
+    from made
+    join unnest(reports) as r on (r ->> 'trace_id')::uuid = made.trace_id;
     merged := 0;
-    if inserted < cardinality(reports) then
+    if made < cardinality(reports) then
         execute format(
-            'update tracedb.execution_traces as t set updated_at = now(), (%1$s) = ( '
-            '    select %1$s from jsonb_populate_record(null::tracedb.execution_traces, '
-            '        tracedb.trace_row_of(tracedb.merge_reports( '
-            '            tracedb.report_of(to_jsonb(t)), r -> ''report''))) '
+            'with changed as ( '
+            '    update tracedb.execution_traces as t set updated_at = now(), (%1$s) = ( '
+            '        select %1$s from jsonb_populate_record(null::tracedb.execution_traces, '
+            '            tracedb.trace_row_of(tracedb.merge_reports( '
+            '                tracedb.report_of(to_jsonb(t)), r -> ''report''))) '
+            '    ) '
+            '    from unnest($1) as r '
+            '    where t.tenant_id = $2 and t.trace_id = (r ->> ''trace_id'')::uuid '
+            '        and t.trace_id between $3 and $4 '
+            '        and tracedb.merge_reports(tracedb.report_of(to_jsonb(t)), r -> ''report'') '
+            '            <> tracedb.report_of(to_jsonb(t)) '
+            '    returning (r ->> ''is_record'')::boolean as is_record '
             ') '
-            'from unnest($1) as r '
-            'where t.tenant_id = $2 and t.trace_id = (r ->> ''trace_id'')::uuid '
-            'and t.trace_id between $3 and $4 '
-            'and tracedb.merge_reports(tracedb.report_of(to_jsonb(t)), r -> ''report'') '
-            '    <> tracedb.report_of(to_jsonb(t))',
+            'select count(*) filter (where is_record) from changed',
             tracedb.column_list('execution_traces', '', fixed))
+        into merged
         using reports, tenant, (reports[1] ->> 'trace_id')::uuid,
             (reports[cardinality(reports)] ->> 'trace_id')::uuid;
-        get diagnostics merged = row_count;
     end if;
 end $$;
 
-comment on function tracedb.store_traces(jsonb[], integer) is
+comment on function tracedb.store_traces(jsonb[]) is
     'Stores complete rows (as jsonb) of execution_traces: new ones are inserted, others merged '
-    'into what is there (see merge_reports). rank 0 marks what was inferred from parts. Internal.';
+    'into what is there (see merge_reports). Rows with provisional fields are stubs, which the '
+    'counts leave out. Internal.';
 
 create or replace function tracedb.store_records(
     texts text[], tenant_id uuid, out inserted bigint, out merged bigint
 )
 language plpgsql volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set timezone = 'UTC'
 as $$
 #variable_conflict use_column
@@ -599,42 +637,17 @@ begin
         from unnest(items) as r
     );
 
-    inserted := 0;
-    merged := 0;
-    for spec in
-        select t.type, t.table_name from tracedb.record_types() as t
-        where exists (select from unnest(items) as r where r ->> 'type' = t.type)
-    loop
-        batch := array(select r from unnest(items) as r where r ->> 'type' = spec.type);
-        if spec.type = 'trace' then
-            stored := tracedb.store_traces(batch, 2);
-        else
-            stored := tracedb.store_parts(spec.table_name, batch);
-        end if;
-        inserted := inserted + stored.inserted;
-        merged := merged + stored.merged;
-    end loop;
-
-    -- Text given with a record is part of it and not counted for itself.
-    batch := array(
-        select tracedb.payload_of(r - 'content_type', f.kind, r -> f.kind)
-        from unnest(items) as r
-        cross join unnest(array['prompt', 'response', 'input', 'output']) as f(kind)
-        where r ? f.kind
-    );
-    if cardinality(batch) > 0 then
-        perform tracedb.store_parts('trace_payloads', batch);
-    end if;
-
+    -- Every table is visited once and in the order of its key, so that two batches cannot wait for
+    -- each other. First the traces: records of them, and stubs for parts whose trace is unknown so
+    -- far, which the trace's own record completes; a stub starts with the earliest part.
     select min(replace(r ->> 'trace_id', '-', '')), max(replace(r ->> 'trace_id', '-', ''))
     into first_id, last_id
     from unnest(items) as r;
-    -- A part whose trace is unknown so far makes a stub of it, which the trace's own record
-    -- completes; the stub starts with the earliest part.
-    batch := array(
+    batch := array(select r from unnest(items) as r where r ->> 'type' = 'trace') || array(
         select jsonb_strip_nulls(jsonb_build_object(
             'tenant_id', store_records.tenant_id, 'trace_id', p.trace_id,
-            'external_id', p.external_id, 'started_at', p.at, 'status', 'running'))
+            'external_id', p.external_id, 'started_at', p.at, 'status', 'running',
+            'provisional', '{"external_id": 0, "started_at": 0, "status": 0}'::jsonb))
         from (
             select
                 (r ->> 'trace_id')::uuid as trace_id,
@@ -651,9 +664,32 @@ begin
                 and coalesce(t.provisional ->> 'started_at', '2') <> '0'
         )
     );
+    inserted := 0;
+    merged := 0;
     if cardinality(batch) > 0 then
-        perform tracedb.store_traces(batch, 0);
+        stored := tracedb.store_traces(batch);
+        inserted := stored.inserted;
+        merged := stored.merged;
     end if;
+
+    for spec in
+        select t.type, t.table_name from tracedb.record_types() as t where t.type <> 'trace'
+    loop
+        batch := array(select r from unnest(items) as r where r ->> 'type' = spec.type);
+        if spec.type = 'payload' then
+            batch := batch || array(
+                select tracedb.payload_of(r - 'content_type', f.kind, r -> f.kind)
+                from unnest(items) as r
+                cross join unnest(array['prompt', 'response', 'input', 'output']) as f(kind)
+                where r ? f.kind
+            );
+        end if;
+        if cardinality(batch) > 0 then
+            stored := tracedb.store_parts(spec.table_name, batch);
+            inserted := inserted + stored.inserted;
+            merged := merged + stored.merged;
+        end if;
+    end loop;
 end $$;
 
 comment on function tracedb.store_records(text[], uuid) is
@@ -664,7 +700,7 @@ create or replace function tracedb.ingest_slice(
     out inserted bigint, out merged bigint, out rejected jsonb
 )
 language plpgsql volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     middle constant integer := (first + last) / 2;
@@ -715,7 +751,7 @@ create or replace function tracedb.ingest(
 )
 returns jsonb
 language plpgsql volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     texts text[];
@@ -726,6 +762,9 @@ begin
             errcode = 'TD001',
             message = 'no tenant is set',
             hint = 'Call tracedb.set_tenant() in this transaction, or pass tenant_id.';
+    end if;
+    if batch is null then
+        raise exception using errcode = 'TD002', message = 'batch: required';
     end if;
     texts := case
         when json_typeof(batch) = 'array'

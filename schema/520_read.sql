@@ -7,7 +7,7 @@ create or replace function tracedb.find_trace(
 )
 returns uuid
 language plpgsql stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
 declare
@@ -91,7 +91,7 @@ create or replace function tracedb.nested_traces(
 )
 returns uuid[]
 language plpgsql stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 -- It may read every partition since the root's; planned anew for each id, that takes longer than
 -- the reading.
 set plan_cache_mode = force_generic_plan
@@ -120,7 +120,7 @@ create or replace function tracedb.trace_nodes(
 )
 returns setof tracedb.trace_node
 language plpgsql stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
 declare
@@ -196,7 +196,7 @@ create or replace function tracedb.critical_path(
 )
 returns boolean[]
 language plpgsql immutable parallel safe
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     on_path boolean[] := array_fill(false, array[cardinality(parents)]);
@@ -255,10 +255,11 @@ create or replace function tracedb.trace_tree(
 )
 returns setof tracedb.tree_node
 language plpgsql stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
 declare
+    root_id constant uuid := tracedb.find_trace(trace_id::text, tenant_id);
     -- By start time, the root first. Every array below is indexed like this one.
     nodes tracedb.trace_node[];
     parents integer[];
@@ -278,10 +279,10 @@ declare
     place integer := 0;
 begin
     select array_agg(n order by
-        n.trace_id = trace_tree.trace_id and n.span_id is null desc,
+        n.trace_id = root_id and n.span_id is null desc,
         n.started_at, n.span_id is not null, n.trace_id, n.span_id, n.node_type)
     into nodes
-    from tracedb.trace_nodes(trace_tree.trace_id, trace_tree.tenant_id) as n;
+    from tracedb.trace_nodes(root_id, trace_tree.tenant_id) as n;
     size := cardinality(nodes);
     if size is null then
         return;
@@ -403,12 +404,13 @@ comment on function tracedb.trace_tree(uuid, uuid) is
     'calls and spans, and its nested executions with theirs. node_type is trace, routing_decision, '
     'hook, endpoint_call or a span''s operation type; self_us is the part of the duration that no '
     'child covers; on_critical_path marks the nodes that decided how long the whole took; an '
-    'orphan names a parent span that is not there. Empty if there is no such trace.';
+    'orphan names a parent span that is not there. Empty if there is no such trace; a foreign UUID '
+    'will do as trace_id.';
 
 create or replace function tracedb.part_document(part_row jsonb)
 returns jsonb
 language sql immutable parallel safe
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
     select jsonb_strip_nulls(part_row - array['tenant_id', 'provisional'])
         || coalesce((
@@ -438,13 +440,13 @@ create or replace function tracedb.get_trace(
 )
 returns jsonb
 language plpgsql stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 set timezone = 'UTC'
 as $$
 #variable_conflict use_column
 declare
-    id constant uuid := trace_id;
     tenant constant uuid := tenant_id;
+    id constant uuid := tracedb.find_trace(trace_id::text, tenant);
 begin
     return (
         select jsonb_build_object(
@@ -491,6 +493,6 @@ end $$;
 comment on function tracedb.get_trace(uuid, uuid) is
     'The assembled trace as one document: {"trace", "nested_trace_ids", "routing_decisions", '
     '"hooks", "endpoint_calls", "spans", "payloads"}, parts by start time, columns that are null '
-    'left out. Null if there is no such trace.';
+    'left out. Null if there is no such trace; a foreign UUID will do as trace_id.';
 
 reset role;

@@ -215,30 +215,55 @@ comment on view tracedb.error_analysis is
 create or replace view tracedb.dashboard_summary with (security_invoker = true) as
 select
     t.tenant_id,
-    count(*) as trace_count_7d,
-    count(*) filter (where t.started_at >= now() - interval '1 day') as trace_count_24h,
-    count(*) filter (where t.status in ('error', 'timeout')) as error_count_7d,
-    count(*) filter (where t.status = 'ok')::double precision
-        / nullif(count(*) filter (where t.status <> 'running'), 0) as success_rate_7d,
-    percentile_cont(0.5) within group (order by t.duration_ms) as median_duration_ms_7d,
-    percentile_cont(0.95) within group (order by t.duration_ms) as p95_duration_ms_7d,
-    sum(t.input_tokens)::bigint as input_tokens_7d,
-    sum(t.output_tokens)::bigint as output_tokens_7d,
-    sum(t.cost_usd) as cost_usd_7d,
-    sum(t.cost_usd) filter (where t.started_at >= now() - interval '1 day') as cost_usd_24h,
+    count(*) filter (where r.is_request) as trace_count_7d,
+    count(*) filter (where r.is_request and r.is_of_today) as trace_count_24h,
+    count(*) filter (where r.is_request and t.status in ('error', 'timeout')) as error_count_7d,
+    count(*) filter (where r.is_request and t.status = 'ok')::double precision
+        / nullif(count(*) filter (where r.is_request and t.status <> 'running'), 0)
+        as success_rate_7d,
+    percentile_cont(0.5) within group (order by t.duration_ms)
+        filter (where r.is_request) as median_duration_ms_7d,
+    percentile_cont(0.95) within group (order by t.duration_ms)
+        filter (where r.is_request) as p95_duration_ms_7d,
+    sum(t.input_tokens) filter (where not a.has_tokens)::bigint as input_tokens_7d,
+    sum(t.output_tokens) filter (where not a.has_tokens)::bigint as output_tokens_7d,
+    sum(t.cost_usd) filter (where not a.has_cost) as cost_usd_7d,
+    sum(t.cost_usd) filter (where not a.has_cost and r.is_of_today) as cost_usd_24h,
     count(distinct t.user_id) as user_count_7d,
     count(distinct t.agent_id) as agent_count_7d,
-    max(t.started_at) as last_started_at
+    max(t.started_at) as last_started_at,
+    count(*) filter (
+        where not a.has_cost and (t.cost_usd is null or t.unpriced_count > 0)
+    ) as unknown_cost_count_7d
 from tracedb.trace_summary as t
--- A nested execution is part of its parent's request, whose own figures include it.
-where t.parent_trace_id is null
-    -- The id is the clock, to the day; started_at is exact.
-    and t.trace_id >= tracedb.uuid_floor(now() - interval '8 days')
+cross join lateral (
+    select
+        t.parent_trace_id is null as is_request,
+        t.started_at >= now() - interval '1 day' as is_of_today
+) as r
+-- What an execution reports for itself as a whole includes those nested in it; their own figures
+-- count where none above them reported any. A circle of parents ends by itself: "union".
+cross join lateral (
+    with recursive above as (
+        select t.parent_trace_id as trace_id, false as has_cost, false as has_tokens
+        union
+        select p.parent_trace_id, p.cost_usd is not null, p.input_tokens is not null
+        from above
+        join tracedb.execution_traces as p
+            on p.tenant_id = t.tenant_id and p.trace_id = above.trace_id
+    )
+    select bool_or(above.has_cost) as has_cost, bool_or(above.has_tokens) as has_tokens
+    from above
+) as a
+-- The id is the clock, to the day; started_at is exact.
+where t.trace_id >= tracedb.uuid_floor(now() - interval '8 days')
     and t.started_at >= now() - interval '7 days'
 group by t.tenant_id;
 
 comment on view tracedb.dashboard_summary is
     'A tenant a row, over the requests (traces that are not nested) of the last 7 days and 24 '
-    'hours: how many, how well, how fast (milliseconds), tokens, cost, users and agents.';
+    'hours: how many, how well, how fast (milliseconds), users and agents, and the tokens and cost '
+    'of these and of what is nested in them. unknown_cost_count_7d counts traces whose cost is '
+    'unknown, or known only in part.';
 
 reset role;

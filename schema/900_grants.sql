@@ -49,7 +49,7 @@ grant execute on function
     tracedb.ingest_slice(text[], integer, integer, uuid),
     tracedb.store_records(text[], uuid),
     tracedb.store_parts(text, jsonb[]),
-    tracedb.store_traces(jsonb[], integer),
+    tracedb.store_traces(jsonb[]),
     tracedb.resolve_traces(jsonb[], uuid),
     tracedb.complete_record(jsonb, jsonb, uuid),
     tracedb.event_id_of(jsonb, uuid),
@@ -115,7 +115,8 @@ grant execute on function
 to tracedb_service, tracedb_app, tracedb_reader, tracedb_maintainer;
 
 -- Maintenance
-grant select, update on tracedb.partition_policies to tracedb_maintainer;
+grant select, update (width, ahead_periods) on tracedb.partition_policies
+to tracedb_maintainer;
 grant select on tracedb.partitions to tracedb_maintainer;
 grant execute on function
     tracedb.ensure_partitions(timestamptz, timestamptz),

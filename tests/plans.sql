@@ -39,6 +39,7 @@ select tracedb.find_trace(:'external', :'tenant');
 select tracedb.find_trace(:'trace', :'tenant');
 
 -- whole_trace: a trace and all its parts as one document.
+--     trace_ids_pkey 1
 --     execution_traces_pkey 1
 --     execution_traces_parent_trace_id_idx all
 --     agent_routing_decisions_pkey 1
@@ -48,8 +49,9 @@ select tracedb.find_trace(:'trace', :'tenant');
 --     trace_payloads_pkey 1
 select tracedb.get_trace(:'trace', :'tenant');
 
--- tree: a trace and its nested executions as one tree.
---     execution_traces_pkey|execution_traces_user_id_idx 1
+-- tree: a trace and its nested executions as one tree; the header may be read by either index.
+--     trace_ids_pkey 1
+--     execution_traces_pkey|execution_traces_user_id_idx 2
 --     execution_traces_parent_trace_id_idx all
 --     agent_routing_decisions_pkey 1
 --     hook_executions_pkey 1

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from typing import Any
 from uuid import UUID, uuid4
@@ -197,6 +199,27 @@ def test_a_transaction_is_all_or_nothing_async(database: str, tenant: UUID) -> N
             assert await acme.find_trace("r1") is None
 
     asyncio.run(doing())
+
+
+def test_a_transaction_that_lost_to_another_is_tried_again(database: str, tenant: UUID) -> None:
+    """Batches with a bad record are halved, and may then wait for each other in a circle."""
+    batch = [trace(trace_id=None, external_id=f"r{n}") for n in range(40)] + [span(cost_usd=-1)]
+    barrier = threading.Barrier(2)
+
+    def write(records: list[dict[str, Any]]) -> list[tracedb.Receipt]:
+        with tracedb.connect(database, max_size=1) as db:
+            acme = db.tenant(tenant)
+            receipts = []
+            for turn in range(8):
+                ours = [{**r, "tags": [f"{turn}{records[0]['type']}"]} for r in records[1:-1]]
+                barrier.wait()
+                receipts.append(acme.ingest([records[0], *ours, records[-1]]))
+            return receipts
+
+    with ThreadPoolExecutor(2) as executor:
+        results = list(executor.map(write, [batch, batch[::-1]]))
+
+    assert [len(receipt.rejected) for receipts in results for receipt in receipts] == [1] * 16
 
 
 def test_no_tenant_is_an_error_before_any_statement(database: str) -> None:

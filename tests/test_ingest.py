@@ -117,7 +117,21 @@ def test_a_trace_may_come_as_started_and_as_finished(conn: Conn, tenant: UUID, t
     assert (row["status"], row["duration_ms"]) == ("error", 900)
     assert row["agent_id"] == "billing", "what the finished report says goes before"
     assert row["user_id"] == "u1", "what only the started report says stays"
+    assert datetime.fromisoformat(row["started_at"]) == NOON
     assert row["context"] == {"step": "end", "a": 1, "b": 2}
+
+
+@pytest.mark.parametrize("turn", [1, -1])
+def test_the_times_of_a_trace_are_those_of_one_report(conn: Conn, tenant: UUID, turn: int) -> None:
+    short = trace(started_at=at(0), ended_at=at(840))
+    long = trace(started_at=at(5000), ended_at=at(9000))
+
+    for record in [short, long][::turn]:
+        ingest(conn, tenant, [record])
+
+    (row,) = stored(conn, tenant)["execution_traces"]
+    assert datetime.fromisoformat(row["started_at"]) == NOON + timedelta(seconds=5)
+    assert row["duration_ms"] == 4000
 
 
 def test_a_finished_span_replaces_a_running_one_and_not_the_other_way_round(
@@ -293,6 +307,13 @@ def test_a_record_with_both_ids_ties_them_together(conn: Conn, tenant: UUID) -> 
     assert len({row["trace_id"] for row in rows["llm_spans"]}) == 1
 
 
+def test_a_trace_is_read_by_its_foreign_uuid_too(conn: Conn, tenant: UUID) -> None:
+    ingest(conn, tenant, [span(1, trace_id=OTEL)])
+
+    assert value(conn, "select count(*) from tracedb.trace_tree(%s, %s)", OTEL, tenant) == 2
+    assert value(conn, "select tracedb.get_trace(%s, %s)", OTEL, tenant)["spans"] != []
+
+
 def test_nested_traces_name_their_parents_by_foreign_ids_too(conn: Conn, tenant: UUID) -> None:
     child = trace(trace_id=None, external_id="child", parent_trace_id=OTEL, started_at=at(5))
     ingest(conn, tenant, [child])
@@ -397,6 +418,43 @@ def test_many_writers_of_one_trace_lose_no_report(database: str, tenant: UUID) -
     assert len(row["tags"]) == writers * 5
 
 
+def both(database: str, one: list[Any], other: list[Any], tenant: UUID) -> list[BaseException]:
+    """Ingest two batches at the same moment, a few times; the errors."""
+    errors: list[BaseException] = []
+    barrier = threading.Barrier(2)
+
+    def write(batch: list[Any]) -> None:
+        try:
+            with closing(psycopg.connect(database, autocommit=True)) as conn:
+                for turn in range(15):
+                    ours = json.loads(json.dumps(batch).replace("TURN", str(turn)))
+                    barrier.wait()
+                    ingest(conn, tenant, ours)
+        except BaseException as error:
+            barrier.abort()
+            errors.append(error)
+
+    threads = [threading.Thread(target=write, args=[batch]) for batch in (one, other)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return errors
+
+
+def named(record: dict[str, Any], name: str) -> dict[str, Any]:
+    return {**record, "trace_id": None, "external_id": f"{name}-TURN"}
+
+
+def test_batches_that_cross_do_not_wait_for_each_other(database: str, tenant: UUID) -> None:
+    filler = [named(trace(prompt="x"), f"f{n}") for n in range(20)]
+    payload = {"type": "payload", "kind": "prompt", "content": "p", "recorded_at": at()}
+    one = [named(trace(prompt="a"), "x"), *filler, named(span(1), "y"), named(payload, "y")]
+    other = [named(trace(prompt="b"), "y"), *filler[::-1], named(span(1), "x"), named(payload, "x")]
+
+    assert both(database, one, other, tenant) == []
+
+
 # bad input
 
 LONG = "x" * 1025
@@ -459,6 +517,8 @@ BAD: dict[str, tuple[dict[str, Any] | Any, str]] = {
     ),
     "deep document": (span(attributes={"a": DEEP}), "attributes, events, links: nested less"),
     "huge number": (span(attributes={"a": 10**400}), "attributes, events, links: nested less"),
+    "list as context": (trace(context=[1]), "context: must be an object"),
+    "endless": (trace(duration_ms=10**18), "duration_ms: must be less than 300 years"),
     "list as object": (span(attributes=[]), "attributes: must be an object"),
     "text as list": (trace(tags="x"), "tags: malformed array literal"),
     "word as flag": (trace(research_triggered="maybe"), "research_triggered: invalid input syntax"),

@@ -334,3 +334,47 @@ def test_views_agree_with_what_was_recorded(conn: Conn, tenant: UUID) -> None:
     assert errors["endpoint_call", "HTTP 503"]["trace_count"] == 1
     assert (board["trace_count_24h"], board["error_count_7d"]) == (20, 2)
     assert (board["cost_usd_7d"], board["user_count_7d"]) == (Decimal("1.9"), 4)
+    assert board["unknown_cost_count_7d"] == 1
+
+
+def test_the_dashboard_counts_nested_money_once(conn: Conn, tenant: UUID) -> None:
+    hour = datetime.now(UTC) - timedelta(hours=1)
+
+    def at_hour(key: str, **fields: Any) -> dict[str, Any]:
+        return {
+            "type": "trace",
+            "trace_id": trace_id(key, hour),
+            "started_at": hour.isoformat(),
+            "duration_ms": 5,
+            **fields,
+        }
+
+    def below(key: str, **fields: Any) -> dict[str, Any]:
+        return {"parent_trace_id": trace_id(key, hour), **fields}
+
+    def paid(key: str, cost: str | None) -> dict[str, Any]:
+        return {**span(1, cost_usd=cost, started_at=hour.isoformat()), "ended_at": None} | {
+            "trace_id": trace_id(key, hour)
+        }
+
+    ingest(
+        conn,
+        tenant,
+        [
+            at_hour("silent"),
+            paid("silent", "1"),
+            at_hour("below silent", **below("silent")),
+            paid("below silent", "0.5"),
+            at_hour("reporting", cost_usd="10", input_tokens=7),
+            at_hour("below reporting", **below("reporting"), cost_usd="4", input_tokens=3),
+            at_hour("deep", **below("below reporting")),
+            paid("deep", "2"),
+            at_hour("unpriced", **below("silent")),
+            paid("unpriced", None),
+        ],
+    )
+
+    (board,) = view(conn, "dashboard_summary", tenant)
+    assert board["cost_usd_7d"] == Decimal("11.5")
+    assert board["input_tokens_7d"] == 7
+    assert (board["trace_count_7d"], board["unknown_cost_count_7d"]) == (2, 1)

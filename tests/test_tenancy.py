@@ -323,3 +323,52 @@ def traces(conn: psycopg.Connection[Any]) -> int:
     assert row is not None
     count: int = row[0]
     return count
+
+
+MINE, THEIRS = uuid4(), uuid4()
+
+
+def test_a_type_of_ones_own_does_not_change_what_functions_cast_to(
+    conn: psycopg.Connection[Any],
+) -> None:
+    """Unless a search path names pg_temp it is searched first."""
+    role = f"tracedb_tenant_{MINE}"
+    conn.execute(f'create role "{role}" in role tracedb_app'.encode())
+    conn.execute(f'set local role "{role}"'.encode())
+    for attack in (
+        f"create type pg_temp.uuid as enum ('{THEIRS}')",
+        "create function pg_temp.mk(text) returns pg_temp.uuid language sql"
+        f" as $$ select '{THEIRS}'::pg_temp.uuid $$",
+        "create cast (text as pg_temp.uuid) with function pg_temp.mk(text)",
+    ):
+        conn.execute(attack.encode())
+
+    found = conn.execute("select tracedb.current_tenant_id()::text").fetchone()
+
+    assert found == (str(MINE),)
+
+
+def test_a_domain_of_ones_own_does_not_run_as_the_owner(conn: psycopg.Connection[Any]) -> None:
+    conn.execute(
+        "select tracedb.ingest(%s::json, %s)",
+        [
+            '[{"type": "trace", "external_id": "old", "started_at": "2001-01-01T00:00:00Z"}]',
+            MINE,
+        ],
+    )
+    conn.execute("set local role tracedb_maintainer")
+    for attack in (
+        "create function pg_temp.evil(text) returns boolean language plpgsql as $$ begin"
+        " if current_user = 'tracedb_owner' then"
+        " execute 'grant truncate on tracedb.execution_traces to tracedb_maintainer'; end if;"
+        " return true; end $$",
+        "create domain pg_temp.text as pg_catalog.text check (pg_temp.evil(value))",
+    ):
+        conn.execute(attack.encode())
+
+    drained = conn.execute("select tracedb.drain_default_partitions()").fetchall()
+
+    assert drained != []
+    assert conn.execute(
+        "select has_table_privilege('tracedb_maintainer', 'tracedb.execution_traces', 'truncate')"
+    ).fetchone() == (False,)

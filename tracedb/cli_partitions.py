@@ -16,6 +16,13 @@ def add_parser(subparsers: Subparsers) -> None:
     partitions = subparsers.add_parser(
         "partitions", help="make partitions ahead of need and empty the default ones (daily)"
     )
+    partitions.add_argument(
+        "--max-periods",
+        type=int,
+        default=60,
+        metavar="N",
+        help="make partitions for at most N periods of rows that came before theirs (default: 60)",
+    )
     partitions.set_defaults(run=_partitions)
 
 
@@ -24,9 +31,7 @@ def _partitions(args: argparse.Namespace) -> int:
 
     with connect(args.dsn, max_size=1) as db:
         made = db.ensure_partitions()
-        drained: list[str] = []
-        while batch := db.drain_default_partitions():
-            drained += batch
+        drained = db.drain_default_partitions(args.max_periods)
     data = {"made": made, "drained": drained}
     lines = [f"made {name}" for name in made] + [f"drained into {name}" for name in drained]
     answer(args, data, lines or ["nothing to do"])

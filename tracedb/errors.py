@@ -82,9 +82,6 @@ class DriftFound(TracedbError):
     exit_code = 3
 
 
-# A constraint of schema/ says more than its SQLSTATE, so it is asked first.
-BY_CONSTRAINT: dict[str, type[TracedbError]] = {}
-
 BY_SQLSTATE: dict[str, type[TracedbError]] = {
     "08": ConnectionFailed,
     "22": InvalidInput,
@@ -104,10 +101,7 @@ BY_SQLSTATE: dict[str, type[TracedbError]] = {
 
 
 def error_class(error: psycopg.Error) -> type[TracedbError]:
-    """The class for a database error: by constraint name, by SQLSTATE, by its longest prefix."""
-    by_name = BY_CONSTRAINT.get(error.diag.constraint_name or "")
-    if by_name is not None:
-        return by_name
+    """The class for a database error: by SQLSTATE, or its longest prefix that we know."""
     code = error.sqlstate
     if code is None:
         # raised on this side: the connection is gone, or a value cannot be sent

@@ -27,6 +27,9 @@ def statement(name: str, file: str = "queries.sql") -> LiteralString:
 
 SET_TENANT = statement("set_tenant")
 
+# Each try ends because another transaction got on, so that a few will do.
+ATTEMPTS = 10
+
 
 @dataclass(frozen=True, slots=True)
 class Query(Generic[T]):
@@ -58,19 +61,26 @@ def maybe(rows: Sequence[Row]) -> Row | None:
 
 
 def run(conn: Connection[Any], query: Query[T], tenant_id: UUID | None = None) -> T:
-    """Execute a query as a tenant: in one round trip, or in the transaction that is open."""
+    """Execute a query as a tenant: in one round trip, or in the transaction that is open.
+
+    A transaction of its own that lost to another one (a deadlock, a serialization failure) is
+    tried again: the database undid it whole.
+    """
     with _typed_errors():
         if conn.info.transaction_status != TransactionStatus.IDLE:
             with conn.transaction():
                 return query.answer(_begin(conn, query, tenant_id).fetchall())
-        try:
-            with conn.pipeline(), conn.transaction():
-                cursor = _begin(conn, query, tenant_id)
-        except psycopg.Error:
-            # what fails in a pipeline takes the rest of it along, the end of the transaction too
-            if not conn.closed:
-                conn.rollback()
-            raise
+        for attempts_left in reversed(range(ATTEMPTS)):
+            try:
+                with conn.pipeline(), conn.transaction():
+                    cursor = _begin(conn, query, tenant_id)
+                break
+            except psycopg.Error as error:
+                # what fails in a pipeline takes the rest of it along, the transaction's end too
+                if not conn.closed:
+                    conn.rollback()
+                if not (attempts_left and _is_passing(error)):
+                    raise
         return query.answer(cursor.fetchall())
 
 
@@ -82,13 +92,16 @@ async def run_async(
         if conn.info.transaction_status != TransactionStatus.IDLE:
             async with conn.transaction():
                 return query.answer(await (await _begin_async(conn, query, tenant_id)).fetchall())
-        try:
-            async with conn.pipeline(), conn.transaction():
-                cursor = await _begin_async(conn, query, tenant_id)
-        except psycopg.Error:
-            if not conn.closed:
-                await conn.rollback()
-            raise
+        for attempts_left in reversed(range(ATTEMPTS)):
+            try:
+                async with conn.pipeline(), conn.transaction():
+                    cursor = await _begin_async(conn, query, tenant_id)
+                break
+            except psycopg.Error as error:
+                if not conn.closed:
+                    await conn.rollback()
+                if not (attempts_left and _is_passing(error)):
+                    raise
         return query.answer(await cursor.fetchall())
 
 
@@ -106,6 +119,10 @@ async def _begin_async(
         await conn.execute(SET_TENANT, {"tenant_id": tenant_id})
     cursor = conn.cursor(row_factory=query.row)
     return await cursor.execute(query.sql, {**query.args, "tenant_id": tenant_id})
+
+
+def _is_passing(error: psycopg.Error) -> bool:
+    return (error.sqlstate or "").startswith("40")
 
 
 @contextmanager

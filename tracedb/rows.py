@@ -200,3 +200,4 @@ class DashboardSummary:
     user_count_7d: int
     agent_count_7d: int
     last_started_at: datetime
+    unknown_cost_count_7d: int

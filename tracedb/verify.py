@@ -14,7 +14,7 @@ from psycopg.rows import TupleRow
 
 from tracedb import dsn as where
 from tracedb import resources
-from tracedb.errors import PermissionDenied, TracedbError
+from tracedb.errors import NotMigrated, PermissionDenied, TracedbError
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +36,8 @@ class Difference:
 def verify(dsn: str | None = None) -> list[Difference]:
     """What differs from schema/*.sql, by object name. Needs the rights of who migrates."""
     with where.connect(where.resolve(dsn)) as conn:
+        if conn.execute(resources.statements("ledger.sql")["schema_exists"]).fetchone() == (False,):
+            raise NotMigrated
         try:
             return compare(conn)
         except psycopg.errors.InsufficientPrivilege as error:

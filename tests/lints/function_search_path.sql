@@ -1,11 +1,13 @@
--- function_search_path.sql: functions fix an empty search_path, so that no caller can put its own
+-- function_search_path.sql: functions fix their search_path, so that no caller can put its own
 -- operators or tables in their way.
 
-select p.oid::regprocedure::text as object, 'search_path is not fixed as empty' as detail
+select
+    p.oid::regprocedure::text as object,
+    'search_path is not fixed as pg_catalog, pg_temp' as detail
 from pg_catalog.pg_proc as p
 where p.pronamespace = 'tracedb'::regnamespace
     and p.prokind <> 'a'
-    and not coalesce(p.proconfig @> array['search_path=""'], false)
+    and not coalesce(p.proconfig @> array['search_path=pg_catalog, pg_temp'], false)
     -- reviewed: pure, every name in them qualified, and inlined where they run for each row
     and p.oid <> all (array[
         to_regprocedure('tracedb.is_uuid7(uuid)'), to_regprocedure('tracedb.is_readable(jsonb)'),

@@ -13,6 +13,12 @@ granted as (
     cross join lateral aclexplode(r.relacl) as a
     where a.grantee <> r.relowner
         and a.privilege_type in ('SELECT', 'INSERT', 'UPDATE', 'DELETE')
+    union
+    -- or for some columns
+    select r.oid, a.grantee, a.privilege_type
+    from relation as r
+    join pg_catalog.pg_attribute as c on c.attrelid = r.oid
+    cross join lateral aclexplode(c.attacl) as a
 ),
 ruled as (
     select p.polrelid as relation, o.role, v.command
