@@ -54,6 +54,17 @@ def test_a_batch_of_every_type_is_stored_and_stored_once(
     assert after == before
 
 
+def test_the_response_of_an_endpoint_call_is_no_payload(conn: Conn, tenant: UUID) -> None:
+    call = one_of_each()[3] | {"response": {"hits": 3}, "output": "three hits"}
+    ingest(conn, tenant, [call])
+
+    rows = stored(conn, tenant)
+    assert rows["endpoint_calls"][0]["response"] == {"hits": 3}
+    assert [(row["kind"], row["content"]) for row in rows["trace_payloads"]] == [
+        ("output", "three hits")
+    ]
+
+
 def test_a_repetition_writes_nothing_at_all(conn: Conn, tenant: UUID) -> None:
     ingest(conn, tenant, one_of_each())
     versions = "select array_agg(xmin::text || ctid::text) from tracedb.{} where tenant_id = %s"
