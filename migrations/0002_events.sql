@@ -625,7 +625,8 @@ begin
                 select tracedb.payload_of(r - 'content_type', f.kind, r -> f.kind)
                 from unnest(items) as r
                 cross join unnest(array['prompt', 'response', 'input', 'output']) as f(kind)
-                where r ? f.kind
+                -- an endpoint call's response is a column of its own
+                where r ? f.kind and (r ->> 'type' = 'trace') = (f.kind in ('prompt', 'response'))
             );
         end if;
         if cardinality(batch) > 0 then
