@@ -115,7 +115,8 @@ def fingerprint(conn: Connection, spared: UUID | None) -> tuple[Any, ...]:
         f" from {table} as t where tenant_id is distinct from %(spared)s"
         for table in tenant_tables(conn)
     )
-    return tuple(conn.execute(query.encode(), {"spared": spared}).fetchall())
+    # in order: a parallel plan gives the tables in any
+    return tuple(conn.execute(f"{query} order by 1".encode(), {"spared": spared}).fetchall())
 
 
 @contextmanager
