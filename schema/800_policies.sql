@@ -36,6 +36,8 @@ begin
             ('default', 'endpoint_calls_default'), ('default', 'llm_spans_default'),
             ('default', 'platform_events_default'), ('default', 'tenant_cost_events_default'),
             ('default', 'agent_executions_default'),
+            ('ledger', 'ingest_writers'),
+            ('letter', 'dead_letters'),
             ('id map', 'trace_ids'),
             ('tenant', 'tenants'),
             ('setting', 'partition_policies')
@@ -53,6 +55,27 @@ begin
             ('event', 'tracedb_maintainer', 'select', 'true', null),
 
             ('default', 'tracedb_owner', 'all', 'true', 'true'),
+
+            ('ledger', 'tracedb_owner', 'all', 'true', 'true'),
+            ('ledger', 'tracedb_service', 'select', 'true', null),
+            ('ledger', 'tracedb_service', 'insert', null, 'true'),
+            ('ledger', 'tracedb_service', 'update', 'true', 'true'),
+            ('ledger', 'tracedb_app', 'select', own_rows, null),
+            ('ledger', 'tracedb_app', 'insert', null, own_rows),
+            ('ledger', 'tracedb_app', 'update', own_rows, own_rows),
+            ('ledger', 'tracedb_reader', 'select', own_rows, null),
+            ('ledger', 'tracedb_maintainer', 'select', 'true', null),
+
+            ('letter', 'tracedb_owner', 'all', 'true', 'true'),
+            ('letter', 'tracedb_service', 'select', 'true', null),
+            ('letter', 'tracedb_service', 'insert', null, 'true'),
+            ('letter', 'tracedb_service', 'delete', 'true', null),
+            ('letter', 'tracedb_app', 'select', own_rows, null),
+            ('letter', 'tracedb_app', 'insert', null, own_rows),
+            ('letter', 'tracedb_app', 'delete', own_rows, null),
+            ('letter', 'tracedb_reader', 'select', own_rows, null),
+            ('letter', 'tracedb_maintainer', 'select', 'true', null),
+            ('letter', 'tracedb_maintainer', 'delete', 'true', null),
 
             ('id map', 'tracedb_owner', 'all', 'true', 'true'),
             ('id map', 'tracedb_service', 'select', 'true', null),

@@ -40,6 +40,8 @@ grant select, insert, update on
     tracedb.tenant_cost_events,
     tracedb.agent_executions
 to tracedb_service, tracedb_app;
+grant select, insert, update on tracedb.ingest_writers to tracedb_service, tracedb_app;
+grant select, insert, delete on tracedb.dead_letters to tracedb_service, tracedb_app;
 grant select, insert on tracedb.trace_ids to tracedb_service, tracedb_app;
 grant select, insert, update on tracedb.tenants to tracedb_service;
 grant select on tracedb.tenants to tracedb_app;
@@ -65,6 +67,13 @@ grant execute on function
     tracedb.trace_row_of(jsonb),
     tracedb.part_rank(jsonb)
 to tracedb_service, tracedb_app;
+grant execute on function
+    tracedb.touch_writer(uuid, text, bigint, boolean, uuid),
+    tracedb.ingest_from(uuid, bigint[], json, uuid),
+    tracedb.record_delivery(uuid, int8multirange, text, uuid),
+    tracedb.bury(uuid, bigint, text, text, text, uuid),
+    tracedb.requeue_dead_letters(uuid[], integer, uuid)
+to tracedb_service, tracedb_app;
 grant execute on function tracedb.ensure_tenant(text, text) to tracedb_service;
 
 -- Reading
@@ -79,7 +88,9 @@ grant select on
     tracedb.trace_payloads,
     tracedb.platform_events,
     tracedb.tenant_cost_events,
-    tracedb.agent_executions
+    tracedb.agent_executions,
+    tracedb.ingest_writers,
+    tracedb.dead_letters
 to tracedb_reader, tracedb_maintainer;
 grant select on
     tracedb.trace_summary,
@@ -96,7 +107,8 @@ grant execute on function
     tracedb.trace_nodes(uuid, uuid),
     tracedb.nested_traces(uuid[], uuid, uuid),
     tracedb.critical_path(integer[], timestamptz[], timestamptz[]),
-    tracedb.part_document(jsonb)
+    tracedb.part_document(jsonb),
+    tracedb.loss_report(uuid, uuid)
 to tracedb_service, tracedb_app, tracedb_reader, tracedb_maintainer;
 
 -- What policies, constraints and queries of every role call
@@ -111,10 +123,14 @@ grant execute on function
     tracedb.new_id(),
     tracedb.is_readable(jsonb),
     tracedb.external_key(text),
-    tracedb.record_types()
+    tracedb.record_types(),
+    tracedb.number_count(int8multirange)
 to tracedb_service, tracedb_app, tracedb_reader, tracedb_maintainer;
 
 -- Maintenance
+grant execute on function tracedb.purge_dead_letters(timestamptz, integer, uuid)
+to tracedb_service, tracedb_app, tracedb_maintainer;
+grant delete on tracedb.dead_letters to tracedb_maintainer;
 grant select, update (width, ahead_periods) on tracedb.partition_policies
 to tracedb_maintainer;
 grant select on tracedb.partitions to tracedb_maintainer;

@@ -1,0 +1,463 @@
+-- 0003_ingest_ledger.sql: what became of every record a writer accepted.
+--
+-- depends: 0002_events
+
+select set_config('citus.multi_shard_modify_mode', 'sequential', true);
+set local lock_timeout = '2s';
+set local statement_timeout = '5min';
+
+set role tracedb_owner;
+
+create or replace function tracedb.number_count(numbers int8multirange)
+returns bigint
+language sql immutable parallel safe
+set search_path = pg_catalog, pg_temp
+as $$
+    select coalesce(sum(upper(r) - lower(r)), 0)::bigint from unnest(numbers) as r
+$$;
+
+comment on function tracedb.number_count(int8multirange) is
+    'How many numbers a set of ranges holds.';
+
+create table if not exists tracedb.ingest_writers (
+    tenant_id    uuid           not null,
+    writer_id    uuid           not null,
+    -- Null: the writer did not say.
+    service      text,
+    highest_no   bigint         not null default 0,
+    -- Every number is settled once, so a writer without losses has a single range here.
+    settled      int8multirange not null default '{}',
+    dropped      int8multirange not null default '{}',
+    stored       bigint         not null default 0,
+    dead         bigint         not null default 0,
+    requeued     bigint         not null default 0,
+    repeated     bigint         not null default 0,
+    closed       boolean        not null default false,
+    created_at   timestamptz    not null default now(),
+    last_seen_at timestamptz    not null default now(),
+    constraint ingest_writers_pkey primary key (tenant_id, writer_id),
+    constraint writer_numbers_start_at_1 check (lower(settled) >= 1),
+    constraint writer_settled_was_given_out check (upper(settled) - 1 <= highest_no),
+    constraint writer_ledger_adds_up check (
+        stored + dead + tracedb.number_count(dropped) = tracedb.number_count(settled)
+    ),
+    constraint writer_requeued_were_dead check (requeued between 0 and dead)
+);
+
+comment on table tracedb.ingest_writers is
+    'A writer (one process, one tenant) and what became of the records it numbered 1, 2, 3, ... '
+    'Written in the transaction that stores the records.';
+comment on column tracedb.ingest_writers.highest_no is
+    'The highest number known to have been given out.';
+comment on column tracedb.ingest_writers.settled is
+    'The numbers whose fate is known: stored, dead or dropped.';
+comment on column tracedb.ingest_writers.dropped is
+    'The numbers the writer gave up because its queue was full.';
+comment on column tracedb.ingest_writers.stored is
+    'Records in the tables, without those requeued from the dead letters.';
+comment on column tracedb.ingest_writers.dead is
+    'Records that became dead letters, requeued and purged ones included.';
+comment on column tracedb.ingest_writers.requeued is
+    'Dead letters that were stored later.';
+comment on column tracedb.ingest_writers.repeated is
+    'Deliveries of records that were settled already (after a lost reply or a replay); they '
+    'changed nothing.';
+comment on column tracedb.ingest_writers.closed is
+    'Whether the writer said that it was done: it gives out no more numbers.';
+comment on constraint writer_numbers_start_at_1 on tracedb.ingest_writers is
+    'settled: numbers start at 1';
+comment on constraint writer_settled_was_given_out on tracedb.ingest_writers is
+    'settled: no number beyond highest_no';
+comment on constraint writer_ledger_adds_up on tracedb.ingest_writers is
+    'stored, dead, dropped: must add up to what is settled';
+comment on constraint writer_requeued_were_dead on tracedb.ingest_writers is
+    'requeued: at most the dead';
+
+create table if not exists tracedb.dead_letters (
+    tenant_id      uuid        not null,
+    dead_letter_id uuid        not null default tracedb.new_id(),
+    writer_id      uuid        not null,
+    record_no      bigint      not null,
+    record         text        not null,
+    reason         text        not null,
+    -- Null: refused by the rules of a record, not by an error of the database.
+    sqlstate       text,
+    created_at     timestamptz not null default now(),
+    constraint dead_letters_pkey primary key (tenant_id, dead_letter_id),
+    constraint dead_letters_number unique (tenant_id, writer_id, record_no)
+);
+
+comment on table tracedb.dead_letters is
+    'Records that cannot be stored as they are, each with the reason. requeue_dead_letters tries '
+    'them again, purge_dead_letters gives them up.';
+comment on column tracedb.dead_letters.record is
+    'The record as JSON, as the writer would have sent it: redacted and capped.';
+comment on column tracedb.dead_letters.reason is
+    'Why it was refused, as "field: rule" where one field is at fault.';
+
+create or replace function tracedb.touch_writer(
+    writer_id uuid, service text, highest_no bigint, closed boolean,
+    tenant_id uuid default tracedb.current_tenant_id()
+)
+returns void
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+begin
+    if tenant_id is null then
+        raise exception using
+            errcode = 'TD001',
+            message = 'no tenant is set',
+            hint = 'Call tracedb.set_tenant() in this transaction, or pass tenant_id.';
+    end if;
+    insert into tracedb.ingest_writers as w (tenant_id, writer_id, service, highest_no, closed)
+    values (
+        touch_writer.tenant_id, touch_writer.writer_id, touch_writer.service,
+        touch_writer.highest_no, touch_writer.closed)
+    on conflict (tenant_id, writer_id) do update set
+        service = coalesce(excluded.service, w.service),
+        highest_no = greatest(w.highest_no, excluded.highest_no),
+        closed = excluded.closed,
+        last_seen_at = now();
+end $$;
+
+comment on function tracedb.touch_writer(uuid, text, bigint, boolean, uuid) is
+    'Says that a writer lives, the highest number it has given out, and whether it is done. The '
+    'first statement of a delivery: it makes deliveries of one writer wait for each other.';
+
+create or replace function tracedb.record_delivery(
+    writer_id uuid, numbers int8multirange, outcome text,
+    tenant_id uuid default tracedb.current_tenant_id()
+)
+returns bigint
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    fresh int8multirange;
+    fresh_count bigint;
+begin
+    if outcome is null or outcome not in ('stored', 'dead', 'dropped') then
+        raise exception using
+            errcode = 'TD002', message = 'outcome: must be one of stored, dead, dropped';
+    end if;
+    select numbers - w.settled into fresh
+    from tracedb.ingest_writers as w
+    where w.tenant_id = record_delivery.tenant_id and w.writer_id = record_delivery.writer_id
+    for update;
+    if not found then
+        raise exception using
+            errcode = 'TD002', message = 'writer_id: unknown; call tracedb.touch_writer first';
+    end if;
+    fresh_count := tracedb.number_count(fresh);
+    update tracedb.ingest_writers as w set
+        settled = w.settled + fresh,
+        highest_no = greatest(w.highest_no, upper(fresh) - 1),
+        stored = w.stored + case outcome when 'stored' then fresh_count else 0 end,
+        dead = w.dead + case outcome when 'dead' then fresh_count else 0 end,
+        dropped = case outcome when 'dropped' then w.dropped + fresh else w.dropped end,
+        repeated = w.repeated + tracedb.number_count(numbers) - fresh_count,
+        last_seen_at = now()
+    where w.tenant_id = record_delivery.tenant_id and w.writer_id = record_delivery.writer_id;
+    return tracedb.number_count(numbers) - fresh_count;
+end $$;
+
+comment on function tracedb.record_delivery(uuid, int8multirange, text, uuid) is
+    'Settles numbers of a writer as stored, dead or dropped, in the transaction that made it so. '
+    'A number is settled once; returns how many were settled before.';
+
+create or replace function tracedb.bury(
+    writer_id uuid, record_no bigint, record text, reason text, sqlstate_ text,
+    tenant_id uuid default tracedb.current_tenant_id()
+)
+returns bigint
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    repeated bigint;
+begin
+    repeated := tracedb.record_delivery(
+        writer_id, int8multirange(int8range(record_no, record_no, '[]')), 'dead', tenant_id);
+    if repeated = 0 then
+        insert into tracedb.dead_letters (
+            tenant_id, writer_id, record_no, record, reason, sqlstate)
+        values (
+            bury.tenant_id, bury.writer_id, bury.record_no, bury.record, bury.reason,
+            bury.sqlstate_)
+        on conflict do nothing;
+    end if;
+    return repeated;
+end $$;
+
+comment on function tracedb.bury(uuid, bigint, text, text, text, uuid) is
+    'Keeps a record that cannot be stored as a dead letter. Returns 1 if its number was settled '
+    'before, and then does nothing.';
+
+create or replace function tracedb.ingest_from(
+    writer_id uuid, numbers bigint[], batch json,
+    tenant_id uuid default tracedb.current_tenant_id()
+)
+returns jsonb
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    answer jsonb;
+    refused record;
+    stored int8multirange;
+    repeated bigint := 0;
+begin
+    if json_typeof(batch) is distinct from 'array'
+        or json_array_length(batch) is distinct from cardinality(numbers)
+    then
+        raise exception using
+            errcode = 'TD002', message = 'numbers: must be one for each record of the batch';
+    end if;
+    answer := tracedb.ingest(batch, tenant_id);
+    for refused in
+        select numbers[(r ->> 'index')::integer + 1] as record_no,
+            batch ->> (r ->> 'index')::integer as item,
+            r ->> 'reason' as reason
+        from jsonb_array_elements(answer -> 'rejected') as r
+    loop
+        repeated := repeated + tracedb.bury(
+            writer_id, refused.record_no, refused.item, refused.reason, null, tenant_id);
+    end loop;
+    select range_agg(int8range(n.record_no, n.record_no, '[]')) into stored
+    from unnest(numbers) with ordinality as n (record_no, place)
+    where not answer -> 'rejected' @> jsonb_build_array(jsonb_build_object('index', place - 1));
+    repeated := repeated
+        + tracedb.record_delivery(writer_id, coalesce(stored, '{}'), 'stored', tenant_id);
+    return answer || jsonb_build_object('repeated', repeated);
+end $$;
+
+comment on function tracedb.ingest_from(uuid, bigint[], json, uuid) is
+    'Ingests records of a writer: the answer of tracedb.ingest, and in "repeated" how many of the '
+    'numbers were settled before. Rejected records become dead letters; all of it in one '
+    'transaction.';
+
+create or replace function tracedb.requeue_dead_letters(
+    dead_letter_ids uuid[] default null, max_rows integer default 1000,
+    tenant_id uuid default tracedb.current_tenant_id()
+)
+returns jsonb
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    letter record;
+    refused text;
+    requeued bigint := 0;
+    kept jsonb := '[]';
+begin
+    -- As a delivery does, the writers first: so neither it nor another requeue can be waited for
+    -- in a circle, and no letter is taken twice.
+    perform w.writer_id
+    from tracedb.ingest_writers as w
+    where w.tenant_id = requeue_dead_letters.tenant_id and exists (
+        select from tracedb.dead_letters as d
+        where d.tenant_id = w.tenant_id and d.writer_id = w.writer_id
+            and (dead_letter_ids is null or d.dead_letter_id = any(dead_letter_ids))
+    )
+    order by w.writer_id
+    for update;
+    for letter in
+        select d.dead_letter_id, d.writer_id, d.record
+        from tracedb.dead_letters as d
+        where d.tenant_id = requeue_dead_letters.tenant_id
+            and (dead_letter_ids is null or d.dead_letter_id = any(dead_letter_ids))
+        order by d.dead_letter_id
+        limit max_rows
+    loop
+        begin
+            refused := tracedb.ingest(letter.record::json, tenant_id) -> 'rejected' -> 0
+                ->> 'reason';
+        exception
+            when data_exception or program_limit_exceeded then
+                refused := sqlerrm;
+        end;
+        if refused is null then
+            delete from tracedb.dead_letters as d
+            where d.tenant_id = requeue_dead_letters.tenant_id
+                and d.dead_letter_id = letter.dead_letter_id;
+            update tracedb.ingest_writers as w set requeued = w.requeued + 1
+            where w.tenant_id = requeue_dead_letters.tenant_id
+                and w.writer_id = letter.writer_id;
+            requeued := requeued + 1;
+        else
+            kept := kept || jsonb_build_object(
+                'dead_letter_id', letter.dead_letter_id, 'reason', refused);
+        end if;
+    end loop;
+    return jsonb_build_object('requeued', requeued, 'kept', kept);
+end $$;
+
+comment on function tracedb.requeue_dead_letters(uuid[], integer, uuid) is
+    'Tries dead letters again (those named, or all; oldest first, at most max_rows). Returns '
+    '{"requeued", "kept": [{"dead_letter_id", "reason"}]}: what is refused again is kept.';
+
+create or replace function tracedb.purge_dead_letters(
+    before timestamptz, max_rows integer default 10000,
+    tenant_id uuid default tracedb.current_tenant_id()
+)
+returns bigint
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    purged bigint;
+begin
+    with doomed as (
+        select d.dead_letter_id
+        from tracedb.dead_letters as d
+        where d.tenant_id = purge_dead_letters.tenant_id and d.created_at < before
+        order by d.dead_letter_id
+        limit max_rows
+    )
+    delete from tracedb.dead_letters as d
+    using doomed
+    where d.tenant_id = purge_dead_letters.tenant_id
+        and d.dead_letter_id = doomed.dead_letter_id;
+    get diagnostics purged = row_count;
+    return purged;
+end $$;
+
+comment on function tracedb.purge_dead_letters(timestamptz, integer, uuid) is
+    'Deletes dead letters made before a time, oldest first, at most max_rows; returns how many. '
+    'The ledger goes on counting them as dead.';
+
+create or replace function tracedb.loss_report(
+    of_writer uuid default null, tenant_id uuid default tracedb.current_tenant_id()
+)
+returns table (
+    writer_id uuid, service text, started_at timestamptz, last_seen_at timestamptz,
+    closed boolean, accepted bigint, stored bigint, dead bigint, dropped bigint,
+    requeued bigint, repeated bigint, missing bigint, gaps int8multirange
+)
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+begin
+    return query
+    select w.writer_id, w.service, w.created_at, w.last_seen_at, w.closed, w.highest_no,
+        w.stored, w.dead, tracedb.number_count(w.dropped), w.requeued, w.repeated,
+        tracedb.number_count(g.gaps), g.gaps
+    from tracedb.ingest_writers as w
+    cross join lateral (
+        select int8multirange(int8range(1, w.highest_no, '[]')) - w.settled as gaps
+        where w.highest_no > 0
+        union all
+        select '{}' where w.highest_no = 0
+    ) as g
+    where w.tenant_id = loss_report.tenant_id
+        and w.writer_id = coalesce(of_writer, w.writer_id)
+    order by w.created_at, w.writer_id;
+end $$;
+
+comment on function tracedb.loss_report(uuid, uuid) is
+    'What became of the records of each writer: accepted = stored + dead + dropped + missing. '
+    'Missing numbers, listed in gaps, were given out and have not arrived: they are on their way '
+    'while the writer lives or its spool waits, and lost otherwise.';
+
+do $$
+declare
+    own_rows constant text := 'tenant_id = tracedb.current_tenant_id()';
+    policy record;
+begin
+    perform set_config('client_min_messages', 'warning', true);  -- no notice for a new policy
+    for policy in
+        select
+            c.table_name, r.role_name, r.command,
+            format('%s_%s_%s', c.table_name, substr(r.role_name, 9), r.command) as name,
+            concat(
+                ' using (' || r.visible || ')', ' with check (' || r.writable || ')'
+            ) as conditions
+        from (values
+            ('ledger', 'ingest_writers'),
+            ('letter', 'dead_letters')
+        ) as c (class, table_name)
+        join (values
+            -- class, role, command, rows it sees, rows it may write
+            ('ledger', 'tracedb_owner', 'all', 'true', 'true'),
+            ('ledger', 'tracedb_service', 'select', 'true', null),
+            ('ledger', 'tracedb_service', 'insert', null, 'true'),
+            ('ledger', 'tracedb_service', 'update', 'true', 'true'),
+            ('ledger', 'tracedb_app', 'select', own_rows, null),
+            ('ledger', 'tracedb_app', 'insert', null, own_rows),
+            ('ledger', 'tracedb_app', 'update', own_rows, own_rows),
+            ('ledger', 'tracedb_reader', 'select', own_rows, null),
+            ('ledger', 'tracedb_maintainer', 'select', 'true', null),
+
+            ('letter', 'tracedb_owner', 'all', 'true', 'true'),
+            ('letter', 'tracedb_service', 'select', 'true', null),
+            ('letter', 'tracedb_service', 'insert', null, 'true'),
+            ('letter', 'tracedb_service', 'delete', 'true', null),
+            ('letter', 'tracedb_app', 'select', own_rows, null),
+            ('letter', 'tracedb_app', 'insert', null, own_rows),
+            ('letter', 'tracedb_app', 'delete', own_rows, null),
+            ('letter', 'tracedb_reader', 'select', own_rows, null),
+            ('letter', 'tracedb_maintainer', 'select', 'true', null),
+            ('letter', 'tracedb_maintainer', 'delete', 'true', null)
+        ) as r (class, role_name, command, visible, writable) on r.class = c.class
+    loop
+        execute format('drop policy if exists %I on tracedb.%I', policy.name, policy.table_name);
+        execute format('create policy %I on tracedb.%I for %s to %I%s',
+            policy.name, policy.table_name, policy.command, policy.role_name, policy.conditions);
+    end loop;
+end $$;
+
+-- Also on partitions: neither attaching nor detaching gives or takes it.
+do $$
+declare
+    table_name regclass;
+begin
+    for table_name in
+        select c.oid
+        from pg_catalog.pg_class as c
+        where c.relnamespace = 'tracedb'::regnamespace and c.relkind in ('r', 'p')
+            and c.relname !~ '^(_yoyo_|yoyo_lock$|_migration_)'  -- the migrator's own
+            and not (c.relrowsecurity and c.relforcerowsecurity)
+    loop
+        execute format('alter table %s enable row level security', table_name);
+        execute format('alter table %s force row level security', table_name);
+    end loop;
+end $$;
+
+revoke all on function
+    tracedb.number_count(int8multirange),
+    tracedb.touch_writer(uuid, text, bigint, boolean, uuid),
+    tracedb.ingest_from(uuid, bigint[], json, uuid),
+    tracedb.record_delivery(uuid, int8multirange, text, uuid),
+    tracedb.bury(uuid, bigint, text, text, text, uuid),
+    tracedb.requeue_dead_letters(uuid[], integer, uuid),
+    tracedb.purge_dead_letters(timestamptz, integer, uuid),
+    tracedb.loss_report(uuid, uuid)
+from public;
+grant select, insert, update on tracedb.ingest_writers to tracedb_service, tracedb_app;
+grant select, insert, delete on tracedb.dead_letters to tracedb_service, tracedb_app;
+grant select on tracedb.ingest_writers, tracedb.dead_letters
+to tracedb_reader, tracedb_maintainer;
+grant delete on tracedb.dead_letters to tracedb_maintainer;
+grant execute on function
+    tracedb.touch_writer(uuid, text, bigint, boolean, uuid),
+    tracedb.ingest_from(uuid, bigint[], json, uuid),
+    tracedb.record_delivery(uuid, int8multirange, text, uuid),
+    tracedb.bury(uuid, bigint, text, text, text, uuid),
+    tracedb.requeue_dead_letters(uuid[], integer, uuid)
+to tracedb_service, tracedb_app;
+grant execute on function tracedb.loss_report(uuid, uuid), tracedb.number_count(int8multirange)
+to tracedb_service, tracedb_app, tracedb_reader, tracedb_maintainer;
+grant execute on function tracedb.purge_dead_letters(timestamptz, integer, uuid)
+to tracedb_service, tracedb_app, tracedb_maintainer;
+
+reset role;
+
+select tracedb.co_locate('tracedb.ingest_writers');
+select tracedb.co_locate('tracedb.dead_letters');
