@@ -12,6 +12,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -20,7 +21,7 @@ from psycopg import sql
 
 from actors import ACTORS, Actor
 from objects import Connection, Function, Relation, functions, relations
-from two_tenants import FOREIGN, NOW, ONLY, SHARED, A, B, records
+from two_tenants import FOREIGN, NOW, ONLY, SHARED, WRITER, A, B, records
 
 # What each role may do to the tables that ingest writes. For any other object the grant itself is
 # the decision, and only its reach is tried.
@@ -415,6 +416,12 @@ def _value(conn: Connection, function: Function, name: str, type_: str, target: 
         ("mapped", "jsonb"): json.dumps({target.external_id: str(target.trace_id)}),
         ("trace_rows", "jsonb[]"): [_row(conn, "execution_traces", target)],
         ("parents", "integer[]"): [None],
+        ("writer_id", "uuid"): WRITER,
+        ("of_writer", "uuid"): WRITER,
+        ("numbers", "bigint[]"): list(range(1, len(items) + 1)),
+        ("outcome", "text"): "stored",
+        ("dead_letter_ids", "uuid[]"): _dead_letters(conn, target.tenant),
+        ("before", "timestamp with time zone"): NOW + timedelta(days=1),
     }
     by_type = {
         "uuid": target.trace_id,
@@ -425,6 +432,9 @@ def _value(conn: Connection, function: Function, name: str, type_: str, target: 
         "jsonb": _row(conn, "llm_spans", target),
         "jsonb[]": [_row(conn, "llm_spans", target)],
         "integer": 1,
+        "bigint": 1,
+        "boolean": True,
+        "int8multirange": "{[1,3]}",
         "integer[]": [1],
         "timestamp with time zone": NOW,
         "timestamp with time zone[]": [NOW],
@@ -436,6 +446,13 @@ def _value(conn: Connection, function: Function, name: str, type_: str, target: 
     if type_ not in by_type:
         raise AssertionError(f"{function.name}: no value to try {name} {type_} with: add one here")
     return by_type[type_]
+
+
+def _dead_letters(conn: Connection, tenant: UUID) -> list[UUID]:
+    found = conn.execute(
+        "select dead_letter_id from tracedb.dead_letters where tenant_id = %s", [tenant]
+    )
+    return [letter for (letter,) in found.fetchall()]
 
 
 def _row(conn: Connection, table: str, target: Target) -> str:

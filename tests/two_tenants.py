@@ -23,6 +23,7 @@ SHARED = uuid7(NOW, 1)
 ONLY = {A: uuid7(NOW, 10), B: uuid7(NOW, 11)}
 FOREIGN = {A: "only-a", B: "only-b"}
 FRESH = NOW - timedelta(days=40)  # its partitions are made by fill()
+WRITER = uuid7(NOW, 20)  # numbers records of both
 STRAY = datetime(2150, 1, 1, tzinfo=UTC)  # has no partition but the default one
 
 
@@ -106,3 +107,12 @@ def fill(conn: psycopg.Connection[Any]) -> None:
         assert answer is not None
         assert answer[0]["rejected"] == []
         assert answer[0]["inserted"] == len(all_records(tenant))
+        for writer in (WRITER, uuid7(NOW, 21 if tenant == A else 22)):
+            conn.execute("select tracedb.touch_writer(%s, %s, 5, true, %s)", [writer, name, tenant])
+            refused = {"type": "trace", "external_id": f"refused of {name}"}
+            answer = conn.execute(
+                "select tracedb.ingest_from(%s, %s, %s, %s)",
+                [writer, [1, 3], json.dumps([all_records(tenant)[0], refused]), tenant],
+            ).fetchone()
+            assert answer is not None
+            assert len(answer[0]["rejected"]) == 1

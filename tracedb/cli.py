@@ -11,7 +11,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING
@@ -28,6 +28,7 @@ SUBJECTS = (
     "tracedb.cli_demo",
     "tracedb.cli_import",
     "tracedb.cli_trace",
+    "tracedb.cli_ledger",
 )
 
 INTERRUPTED = 130
@@ -81,10 +82,19 @@ def _parser() -> argparse.ArgumentParser:
     subparsers = root.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for subject in SUBJECTS:
         import_module(subject).add_parser(subparsers)
-    for command in subparsers.choices.values():
+    for command in _within(root):
         # allowed on either side of the command; what was said before it is not overridden
         _add_common(command, dsn=argparse.SUPPRESS, json=argparse.SUPPRESS)
     return root
+
+
+def _within(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    """The parsers of all commands and of their actions."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for command in action.choices.values():
+                yield command
+                yield from _within(command)
 
 
 def _add_common(parser: argparse.ArgumentParser, *, dsn: object, json: object) -> None:

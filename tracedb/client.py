@@ -72,6 +72,10 @@ class TenantCalls:
     endpoint_reliability = Call(queries.endpoint_reliability)
     error_analysis = Call(queries.error_analysis)
     dashboard_summary = Call(queries.dashboard_summary)
+    loss_report = Call(queries.loss_report)
+    dead_letters = Call(queries.dead_letters)
+    requeue_dead_letters = Call(queries.requeue_dead_letters)
+    purge_dead_letters = Call(queries.purge_dead_letters)
 
 
 class DatabaseCalls:
@@ -80,6 +84,7 @@ class DatabaseCalls:
     ensure_tenant = Call(queries.ensure_tenant)
     ensure_partitions = Call(queries.ensure_partitions)
     drain_default_partitions = Call(queries.drain_default_partitions)
+    tenants_with_writers = Call(queries.tenants_with_writers)
 
 
 class TraceDB(DatabaseCalls):

@@ -106,3 +106,49 @@ def drain_default_partitions(max_periods: int = 10) -> Query[list[str]]:
     """Move rows out of the default partitions; the names of the partitions made for them."""
     args = {"max_periods": max_periods}
     return Query(statement("drain_default_partitions"), args, scalar_row, many)
+
+
+def loss_report(writer_id: UUID | None = None) -> Query[list[rows.WriterLosses]]:
+    """What became of the records of each writer, or of one (`tracedb.loss_report`)."""
+
+    def losses(found: Sequence[dict[str, Any]]) -> list[rows.WriterLosses]:
+        return [
+            rows.WriterLosses(
+                **{**row, "gaps": tuple((gap.lower, gap.upper - 1) for gap in row["gaps"])}
+            )
+            for row in found
+        ]
+
+    return Query(statement("loss_report"), {"writer_id": writer_id}, dict_row, losses)
+
+
+def dead_letters(max_rows: int = 100, after: UUID | None = None) -> Query[list[rows.DeadLetter]]:
+    """Dead letters, oldest first; to go on, name the last one's id."""
+    args = {"max_rows": max_rows, "after": after}
+    return Query(statement("dead_letters"), args, class_row(rows.DeadLetter), many)
+
+
+def requeue_dead_letters(
+    dead_letter_ids: Sequence[UUID] | None = None, max_rows: int = 1000
+) -> Query[rows.Requeued]:
+    """Try dead letters again: these, or the oldest (`tracedb.requeue_dead_letters`)."""
+
+    def requeued(found: Sequence[dict[str, Any]]) -> rows.Requeued:
+        row = one(found)
+        kept = {UUID(item["dead_letter_id"]): item["reason"] for item in row["kept"]}
+        return rows.Requeued(row["requeued"], kept)
+
+    ids = None if dead_letter_ids is None else list(dead_letter_ids)
+    args = {"dead_letter_ids": ids, "max_rows": max_rows}
+    return Query(statement("requeue_dead_letters"), args, dict_row, requeued)
+
+
+def purge_dead_letters(before: datetime | None = None, max_rows: int = 10_000) -> Query[int]:
+    """Give up dead letters made before a time (default: now); how many."""
+    args = {"before": before, "max_rows": max_rows}
+    return Query(statement("purge_dead_letters"), args, scalar_row, one)
+
+
+def tenants_with_writers() -> Query[list[UUID]]:
+    """The tenants that have a ledger, as far as this role sees them."""
+    return Query(statement("tenants_with_writers"), {}, scalar_row, many)

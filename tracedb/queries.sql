@@ -54,3 +54,26 @@ select tracedb.ensure_partitions(coalesce(%(as_of)s, now()), %(since)s);
 
 -- name: drain_default_partitions
 select tracedb.drain_default_partitions(%(max_periods)s);
+
+-- name: loss_report
+select * from tracedb.loss_report(%(writer_id)s, %(tenant_id)s);
+
+-- name: dead_letters
+select dead_letter_id, writer_id, record_no, record, reason, sqlstate, created_at
+from tracedb.dead_letters
+where tenant_id = %(tenant_id)s
+    and dead_letter_id > coalesce(%(after)s, '00000000-0000-0000-0000-000000000000'::uuid)
+order by dead_letter_id
+limit %(max_rows)s;
+
+-- name: requeue_dead_letters
+select *
+from jsonb_to_record(
+    tracedb.requeue_dead_letters(%(dead_letter_ids)s, %(max_rows)s, %(tenant_id)s)
+) as answer (requeued bigint, kept jsonb);
+
+-- name: purge_dead_letters
+select tracedb.purge_dead_letters(coalesce(%(before)s, now()), %(max_rows)s, %(tenant_id)s);
+
+-- name: tenants_with_writers
+select distinct tenant_id from tracedb.ingest_writers order by tenant_id;

@@ -201,3 +201,47 @@ class DashboardSummary:
     agent_count_7d: int
     last_started_at: datetime
     unknown_cost_count_7d: int
+
+
+@dataclass(frozen=True, slots=True)
+class WriterLosses:
+    """What became of a writer's records (`tracedb.loss_report`).
+
+    accepted = stored + dead + dropped + missing. `gaps` lists the missing numbers as (first, last):
+    on their way while the writer lives or its spool waits, lost otherwise.
+    """
+
+    writer_id: UUID
+    service: str | None
+    started_at: datetime
+    last_seen_at: datetime
+    closed: bool
+    accepted: int
+    stored: int
+    dead: int
+    dropped: int
+    requeued: int
+    repeated: int
+    missing: int
+    gaps: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A record that cannot be stored as it is, and why (`tracedb.dead_letters`)."""
+
+    dead_letter_id: UUID
+    writer_id: UUID
+    record_no: int
+    record: str
+    reason: str
+    sqlstate: str | None
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Requeued:
+    """How many dead letters were stored, and why others were refused again, by their id."""
+
+    requeued: int
+    kept: dict[UUID, str]
