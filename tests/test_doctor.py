@@ -26,6 +26,12 @@ FAULTS = {
         " execute format('drop table tracedb.%I', p); end loop; end $$",
         "llm_spans: partitions end before they begin",
     ),
+    "losses": (
+        "select tracedb.touch_writer('0000000c-0000-4000-8000-000000000000', null, 3, true,"
+        " '0000000a-0000-4000-8000-000000000000')",
+        "writer 0000000c-0000-4000-8000-000000000000"
+        " of tenant 0000000a-0000-4000-8000-000000000000: 3 missing, 0 dropped",
+    ),
     "indexes": (
         "update pg_index set indisvalid = false"
         " where indexrelid = 'tracedb.execution_traces_default_pkey'::regclass",
@@ -66,6 +72,17 @@ def test_rows_in_a_default_partition_are_found(
     shown = capsys.readouterr().out
     assert "execution_traces: 1 rows in the default partition" in shown
     assert "drain_default_partitions()" in shown
+
+
+def test_dead_letters_are_found(database: str) -> None:
+    with psycopg.connect(database) as conn:
+        ids = ["0000000c-0000-4000-8000-000000000000", "0000000a-0000-4000-8000-000000000000"]
+        conn.execute("select tracedb.touch_writer(%s, null, 1, true, %s)", ids)
+        conn.execute("select tracedb.bury(%s, 1, '{}', 'type: required', null, %s)", ids)
+
+    (diagnosis,) = (d for d in examine(database) if d.check.name == "losses")
+
+    assert diagnosis.findings == (f"1 dead letters of tenant {ids[1]}",)
 
 
 def test_an_unmigrated_database_is_not_healthy(

@@ -81,6 +81,12 @@ CHECKS = (
         "run `select tracedb.drain_default_partitions()` until it returns nothing",
     ),
     Check(
+        "losses",
+        "no record is lost, dropped or a dead letter",
+        "`tracedb losses` and `tracedb dead-letters list` say which; dead letters can be requeued "
+        "or purged",
+    ),
+    Check(
         "indexes",
         "every index is valid",
         "`drop index concurrently ...` and build it again with `create index concurrently`",

@@ -86,6 +86,25 @@ select format('%%s: %%s rows in the default partition', parent, stray_rows) as f
 from tracedb.default_partition_rows()
 where stray_rows > 0;
 
+-- name: losses
+-- an open writer's missing records are on their way; one unheard of for a day is not coming back
+select format('%%s dead letters of tenant %%s', count(*), d.tenant_id) as finding
+from tracedb.dead_letters as d
+group by d.tenant_id
+union all
+select format('writer %%s of tenant %%s: %%s missing, %%s dropped',
+    w.writer_id, w.tenant_id, l.missing, l.dropped)
+from tracedb.ingest_writers as w
+cross join lateral (
+    select
+        case when w.closed or w.last_seen_at < now() - interval '1 day'
+            then w.highest_no - tracedb.number_count(w.settled) else 0
+        end as missing,
+        tracedb.number_count(w.dropped) as dropped
+) as l
+where w.last_seen_at > now() - interval '30 days' and l.missing + l.dropped > 0
+order by 1;
+
 -- name: indexes
 select format('%%s is invalid', i.indexrelid::regclass) as finding
 from pg_catalog.pg_index as i
