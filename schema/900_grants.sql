@@ -65,7 +65,13 @@ grant execute on function
     tracedb.merge_reports(jsonb, jsonb),
     tracedb.merged_report(jsonb),
     tracedb.trace_row_of(jsonb),
-    tracedb.part_rank(jsonb)
+    tracedb.part_rank(jsonb),
+    tracedb.sort_out(text, anyarray, jsonb, uuid),
+    tracedb.store_rows(
+        text[], tracedb.execution_traces[], tracedb.execution_traces[],
+        tracedb.agent_routing_decisions[], tracedb.hook_executions[], tracedb.endpoint_calls[],
+        tracedb.llm_spans[], tracedb.trace_payloads[], tracedb.trace_payloads[],
+        tracedb.platform_events[], tracedb.tenant_cost_events[], tracedb.agent_executions[], uuid)
 to tracedb_service, tracedb_app;
 grant execute on function
     tracedb.touch_writer(uuid, text, bigint, boolean, uuid),

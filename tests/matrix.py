@@ -9,6 +9,7 @@ are covered by being there.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -389,7 +390,9 @@ def _call(
 ) -> Probe:
     given = function.arguments[: len(function.arguments) - left_out]
     params = tuple(_value(conn, function, name, type_, target) for name, type_ in given)
-    arguments = ", ".join(f"%s::{type_}" for _, type_ in given)
+    # the table that ("table_name", "text") below names
+    types = [type_.replace("anyarray", "tracedb.llm_spans[]") for _, type_ in given]
+    arguments = ", ".join(f"%s::{type_}" for type_ in types)
     called = f"tracedb.{function.short_name}({arguments})"
     return Probe(
         actor,
@@ -443,6 +446,8 @@ def _value(conn: Connection, function: Function, name: str, type_: str, target: 
     }
     if (name, type_) in named:
         return named[name, type_]
+    if type_ == "anyarray" or re.fullmatch(r"tracedb[.]\w+\[\]", type_):
+        return _rows(conn, "llm_spans" if type_ == "anyarray" else type_[8:-2], target)
     if type_ not in by_type:
         raise AssertionError(f"{function.name}: no value to try {name} {type_} with: add one here")
     return by_type[type_]
@@ -453,6 +458,18 @@ def _dead_letters(conn: Connection, tenant: UUID) -> list[UUID]:
         "select dead_letter_id from tracedb.dead_letters where tenant_id = %s", [tenant]
     )
     return [letter for (letter,) in found.fetchall()]
+
+
+def _rows(conn: Connection, table: str, target: Target) -> str:
+    """An array with that row of theirs, if the table has one of that trace."""
+    row = conn.execute(
+        f"select array_agg(t)::text from (select * from tracedb.{table} where trace_id = %s"
+        " order by tenant_id = %s desc limit 1) as t".encode(),
+        [target.trace_id, B],
+    ).fetchone()
+    assert row is not None
+    rows: str = row[0] or "{}"
+    return rows
 
 
 def _row(conn: Connection, table: str, target: Target) -> str:

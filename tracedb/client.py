@@ -21,10 +21,10 @@ from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool, ConnectionPool
 
 from tracedb import dsn as where
-from tracedb import queries
+from tracedb import queries, storing
 from tracedb.errors import ConnectionFailed, InvalidInput, TenantMissing
 from tracedb.query import Query, run, run_async
-from tracedb.records import Record, batches
+from tracedb.records import Record
 from tracedb.rows import Receipt
 
 P = ParamSpec("P")
@@ -146,7 +146,11 @@ class Tenant(TenantCalls):
         Any order, any number of times: what is already there is counted as a duplicate, and a
         record that breaks a rule is rejected with its reason while its neighbours are stored.
         """
-        return sum((self.run(queries.ingest(batch)) for batch in batches(records)), Receipt())
+        receipt = Receipt()
+        for first, portion in storing.portions(records):
+            with self._connection() as conn:
+                receipt += storing.store(conn, self.tenant_id, portion, first)
+        return receipt
 
     @contextmanager
     def transaction(self) -> Iterator[Tenant]:
@@ -208,8 +212,9 @@ class AsyncTenant(TenantCalls):
     async def ingest(self, records: Iterable[Record]) -> Receipt:
         """Store records; see `Tenant.ingest`."""
         receipt = Receipt()
-        for batch in batches(records):
-            receipt += await self.run(queries.ingest(batch))
+        for first, portion in storing.portions(records):
+            async with self._connection() as conn:
+                receipt += await storing.store_async(conn, self.tenant_id, portion, first)
         return receipt
 
     @asynccontextmanager

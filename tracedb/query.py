@@ -35,13 +35,15 @@ ATTEMPTS = 10
 class Query(Generic[T]):
     """A statement bound to its arguments, and how its rows become the answer. Does no I/O.
 
-    The tenant it runs for is added to the arguments as `tenant_id`.
+    The tenant it runs for is added to the arguments as `tenant_id`. A statement that sets its
+    tenant itself may be `alone`: without a transaction around it a single record costs less.
     """
 
     sql: LiteralString
     args: Mapping[str, object]
     row: BaseRowFactory[Any]
     answer: Callable[[Sequence[Any]], T]
+    alone: bool = False
 
 
 def many(rows: Sequence[Row]) -> list[Row]:
@@ -66,12 +68,15 @@ def run(conn: Connection[Any], query: Query[T], tenant_id: UUID | None = None) -
     A transaction of its own that lost to another one (a deadlock, a serialization failure) is
     tried again: the database undid it whole.
     """
-    with _typed_errors():
+    with typed_errors():
         if conn.info.transaction_status != TransactionStatus.IDLE:
             with conn.transaction():
                 return query.answer(_begin(conn, query, tenant_id).fetchall())
         for attempts_left in reversed(range(ATTEMPTS)):
             try:
+                if query.alone and conn.autocommit:
+                    cursor = _execute(conn, query, tenant_id)
+                    break
                 with conn.pipeline(), conn.transaction():
                     cursor = _begin(conn, query, tenant_id)
                 break
@@ -88,12 +93,15 @@ async def run_async(
     conn: AsyncConnection[Any], query: Query[T], tenant_id: UUID | None = None
 ) -> T:
     """`run` for asyncio."""
-    with _typed_errors():
+    with typed_errors():
         if conn.info.transaction_status != TransactionStatus.IDLE:
             async with conn.transaction():
                 return query.answer(await (await _begin_async(conn, query, tenant_id)).fetchall())
         for attempts_left in reversed(range(ATTEMPTS)):
             try:
+                if query.alone and conn.autocommit:
+                    cursor = await _execute_async(conn, query, tenant_id)
+                    break
                 async with conn.pipeline(), conn.transaction():
                     cursor = await _begin_async(conn, query, tenant_id)
                 break
@@ -108,6 +116,10 @@ async def run_async(
 def _begin(conn: Connection[Any], query: Query[Any], tenant_id: UUID | None) -> Cursor[Any]:
     if tenant_id is not None:
         conn.execute(SET_TENANT, {"tenant_id": tenant_id})
+    return _execute(conn, query, tenant_id)
+
+
+def _execute(conn: Connection[Any], query: Query[Any], tenant_id: UUID | None) -> Cursor[Any]:
     cursor = conn.cursor(row_factory=query.row)
     return cursor.execute(query.sql, {**query.args, "tenant_id": tenant_id})
 
@@ -117,6 +129,12 @@ async def _begin_async(
 ) -> AsyncCursor[Any]:
     if tenant_id is not None:
         await conn.execute(SET_TENANT, {"tenant_id": tenant_id})
+    return await _execute_async(conn, query, tenant_id)
+
+
+async def _execute_async(
+    conn: AsyncConnection[Any], query: Query[Any], tenant_id: UUID | None
+) -> AsyncCursor[Any]:
     cursor = conn.cursor(row_factory=query.row)
     return await cursor.execute(query.sql, {**query.args, "tenant_id": tenant_id})
 
@@ -126,7 +144,7 @@ def _is_passing(error: psycopg.Error) -> bool:
 
 
 @contextmanager
-def _typed_errors() -> Iterator[None]:
+def typed_errors() -> Iterator[None]:
     try:
         yield
     except psycopg.Error as error:

@@ -39,8 +39,10 @@ class Batch:
     rejected: tuple[Rejection, ...]
 
 
-def batches(records: Iterable[Record]) -> Iterator[Batch]:
+def batches(records: Iterable[Record], first: int = 0) -> Iterator[Batch]:
     """Cut records into batches of at most 1,000 records and 32 MiB, in order.
+
+    `first` is the position of the first record.
 
     What cannot be sent is refused here, record by record, in the words of `tracedb.ingest`.
     """
@@ -58,7 +60,7 @@ def batches(records: Iterable[Record]) -> Iterator[Batch]:
         size = 0
         return batch
 
-    for index, record in enumerate(records):
+    for index, record in enumerate(records, first):
         try:
             text = as_json(record)
         except InvalidInput as error:
@@ -84,7 +86,7 @@ def as_json(record: Record) -> str:
     U+FFFD.
     """
     try:
-        text = _dumps(record)
+        text = plain_json(record)
         size = len(text.encode())
         doubtful = "\\u0000" in text or text.count("{") + text.count("[") > _SUSPICIOUS_OPENINGS
     except (TypeError, ValueError, RecursionError):
@@ -92,17 +94,11 @@ def as_json(record: Record) -> str:
         doubtful = True
     if doubtful:
         # the slow way: names the field at fault, or mends its text
-        text = _dumps(_mended(record, "", -1))
+        text = plain_json(_mended(record, "", -1))
         size = len(text.encode())
     if size > MAX_RECORD_BYTES:
         raise InvalidInput.of("record", "at most 20 MiB as JSON")
     return text
-
-
-def _dumps(value: object) -> str:
-    return json.dumps(
-        value, default=_plain, allow_nan=False, ensure_ascii=False, separators=(",", ":")
-    )
 
 
 def _plain(value: object) -> object:
@@ -122,6 +118,12 @@ def _plain(value: object) -> object:
         if hasattr(value, name):
             return getattr(value, name)()
     raise TypeError(type(value).__name__)
+
+
+# A value as JSON; TypeError, ValueError or RecursionError if it is not as simple as that.
+plain_json = json.JSONEncoder(
+    default=_plain, allow_nan=False, ensure_ascii=False, separators=(",", ":")
+).encode
 
 
 def _mended(value: object, path: str, level: int) -> object:

@@ -37,11 +37,11 @@ def ingest(context: Context) -> Iterator[Variants]:
     COPY is refused under row-level security, so it runs as superuser; one COPY a table.
     """
     traces = context.scaled(TRACES)
-    dsn = context.database("bench_ingest", _partitions)
+    dsn = context.database("bench_ingest", partitions)
     with psycopg.connect(dsn, autocommit=True) as conn:
         batches = {size: list(workload.batches(traces, size)) for size in (100, 1_000)}
         _ingest(conn, "tracedb_service", batches[1_000])
-        rows = {table: _copied_out(conn, table) for table in TABLES}
+        rows = {table: copied_out(conn, table) for table in TABLES}
         yield {
             "copy": partial(_copy, conn, rows, traces),
             "service_100": partial(_measured, conn, "tracedb_service", batches[100], traces),
@@ -50,14 +50,14 @@ def ingest(context: Context) -> Iterator[Variants]:
         }
 
 
-def _partitions(conn: psycopg.Connection[Any]) -> None:
+def partitions(conn: psycopg.Connection[Any]) -> None:
     first, last = workload.span()
     conn.execute("select tracedb.ensure_partitions(%s, %s)", [last, first])
 
 
 def _copy(conn: psycopg.Connection[Any], rows: dict[str, bytes], traces: int) -> Sample:
-    _empty(conn)
-    with _costs(conn, traces) as sample, conn.transaction(), conn.cursor() as cursor:
+    empty(conn)
+    with costs(conn, traces) as sample, conn.transaction(), conn.cursor() as cursor:
         for table, data in rows.items():
             into = sql.SQL("copy tracedb.{} from stdin (format binary)").format(
                 sql.Identifier(table)
@@ -68,10 +68,10 @@ def _copy(conn: psycopg.Connection[Any], rows: dict[str, bytes], traces: int) ->
 
 
 def _measured(conn: psycopg.Connection[Any], role: str, batches: Batches, traces: int) -> Sample:
-    _empty(conn)
-    with _costs(conn, traces) as first:
+    empty(conn)
+    with costs(conn, traces) as first:
         _ingest(conn, role, batches)
-    with _costs(conn, traces) as again:
+    with costs(conn, traces) as again:
         duplicates = _ingest(conn, role, batches)["duplicates"]
     if duplicates != traces * (workload.PARTS + 1):
         raise RuntimeError(f"of a batch sent twice only {duplicates} records were duplicates")
@@ -94,27 +94,27 @@ def _ingest(conn: psycopg.Connection[Any], role: str, batches: Batches) -> dict[
     return totals
 
 
-def _copied_out(conn: psycopg.Connection[Any], table: str) -> bytes:
+def copied_out(conn: psycopg.Connection[Any], table: str) -> bytes:
     query = sql.SQL("copy (select * from tracedb.{}) to stdout (format binary)")
     with conn.cursor().copy(query.format(sql.Identifier(table))) as copy:
         return b"".join(copy)
 
 
-def _empty(conn: psycopg.Connection[Any]) -> None:
+def empty(conn: psycopg.Connection[Any]) -> None:
     names = sql.SQL(", ").join(sql.Identifier("tracedb", table) for table in TABLES)
     conn.execute(sql.SQL("truncate {}").format(names))
     conn.execute("checkpoint")
 
 
 @contextmanager
-def _costs(conn: psycopg.Connection[Any], traces: int) -> Iterator[Sample]:
+def costs(conn: psycopg.Connection[Any], traces: int) -> Iterator[Sample]:
     """What the block took, a row: headers and parts."""
     sample: Sample = {}
     rows = traces * (workload.PARTS + 1)
-    before = _clocks(conn)
+    before = clocks(conn)
     yield sample
     seconds, client, backend, wal = (
-        now - then for now, then in zip(_clocks(conn), before, strict=True)
+        now - then for now, then in zip(clocks(conn), before, strict=True)
     )
     sample["rows_per_s"] = rows / seconds
     sample["wal_bytes_per_row"] = wal / rows
@@ -122,7 +122,7 @@ def _costs(conn: psycopg.Connection[Any], traces: int) -> Iterator[Sample]:
     sample["backend_cpu_us_per_row"] = backend / rows * 1e6
 
 
-def _clocks(conn: psycopg.Connection[Any]) -> tuple[float, float, float, float]:
+def clocks(conn: psycopg.Connection[Any]) -> tuple[float, float, float, float]:
     row = conn.execute("select pg_current_wal_insert_lsn() - '0/0'::pg_lsn").fetchone()
     assert row is not None
     # utime and stime, counted from behind the program's name

@@ -29,16 +29,22 @@ def tenants() -> list[UUID]:
 
 def batches(traces: int, size: int) -> Iterator[tuple[UUID, str]]:
     """A tenant and a JSON array of up to `size` records, in the order in which they happened."""
-    waiting: dict[UUID, list[str]] = {tenant: [] for tenant in tenants()}
+    for tenant, records in record_batches(traces, size):
+        yield tenant, f"[{','.join(map(json.dumps, records))}]"
+
+
+def record_batches(traces: int, size: int) -> Iterator[tuple[UUID, list[dict[str, Any]]]]:
+    """A tenant and up to `size` of its records, in the order in which they happened."""
+    waiting: dict[UUID, list[dict[str, Any]]] = {tenant: [] for tenant in tenants()}
     for tenant, records in _records(traces):
         for record in records:
-            waiting[tenant].append(json.dumps(record))
+            waiting[tenant].append(record)
             if len(waiting[tenant]) == size:
-                yield tenant, f"[{','.join(waiting[tenant])}]"
+                yield tenant, waiting[tenant]
                 waiting[tenant] = []
     for tenant, rest in waiting.items():
         if rest:
-            yield tenant, f"[{','.join(rest)}]"
+            yield tenant, rest
 
 
 def span() -> tuple[datetime, datetime]:

@@ -1,0 +1,518 @@
+-- 0004_bulk.sql: rows that a client has made itself get in without a detour.
+--
+-- depends: 0003_ingest_ledger
+
+select set_config('citus.multi_shard_modify_mode', 'sequential', true);
+set local lock_timeout = '2s';
+set local statement_timeout = '5min';
+
+set role tracedb_owner;
+
+-- Rows that are not there yet are inserted as they are; that is nearly all of them, nearly always.
+-- What happens to the others is decided where ingest decides it, in store_traces and store_parts.
+
+create or replace function tracedb.sort_out(
+    table_name text, given anyarray, extra jsonb, tenant_id uuid,
+    out absent anyarray, out differing jsonb[]
+)
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    key constant text[] := case
+        when tracedb.partition_key(table_name) = 'event_id' then array['event_id']
+        when table_name = 'execution_traces' then array['trace_id']
+        when table_name = 'trace_payloads' then array['trace_id', 'span_id', 'kind']
+        else array['trace_id', 'span_id']
+    end;
+    fixed constant text[] := array['tenant_id', 'created_at', 'updated_at'];
+    first_id uuid;
+    last_id uuid;
+    same text;
+    replayed boolean;
+begin
+    -- The rows come sorted, so the first and the last bound the partitions that are looked at.
+    same := format(
+        '( '
+        '    select record_image_eq(row(%1$s), row(%2$s)) from tracedb.%3$I as t '
+        '    where t.tenant_id = $2 and (%4$s) = (%5$s) '
+        '        and t.%6$I between $3 and $4 '
+        ')',
+        tracedb.column_list(table_name, 'r.', fixed),
+        tracedb.column_list(table_name, 't.', fixed),
+        table_name,
+        (select string_agg('t.' || k, ', ') from unnest(key) as k),
+        (select string_agg('r.' || k, ', ') from unnest(key) as k),
+        key[1]);
+    execute format('select ($1[1]).%1$I, ($1[cardinality($1)]).%1$I', key[1])
+    into first_id, last_id
+    using given;
+    execute format('select bool_and(%s is true) from unnest($1) as r', same)
+    into replayed
+    using given, tenant_id, first_id, last_id;
+    if not replayed then
+        execute format(
+            'select '
+            '    array_agg(g.r) filter (where g.same is null and not g.repeated), '
+            '    array_agg(to_jsonb(g.r) || $5) filter (where not g.same or g.repeated) '
+            'from ( '
+            '    select r, %s as same, count(*) over (partition by %s) > 1 as repeated '
+            '    from unnest($1) as r '
+            ') as g '
+            'where g.same is not true',
+            same, (select string_agg('r.' || k, ', ') from unnest(key) as k))
+        into absent, differing
+        using given, tenant_id, first_id, last_id, extra || jsonb_build_object(
+            'tenant_id', tenant_id, 'created_at', now(), 'updated_at', now());
+    end if;
+end $$;
+
+comment on function tracedb.sort_out(text, anyarray, jsonb, uuid) is
+    'Of rows of a table, sorted by its key: those that are not stored yet, and those that are '
+    'stored with other values or given more than once, as store_traces and store_parts take them '
+    '(jsonb, with the extra fields). Rows that are stored just so are in neither. Internal.';
+
+create or replace function tracedb.store_rows(
+    trace_keys text[],
+    traces tracedb.execution_traces[],
+    stubs tracedb.execution_traces[],
+    routing_decisions tracedb.agent_routing_decisions[],
+    hooks tracedb.hook_executions[],
+    endpoint_calls tracedb.endpoint_calls[],
+    spans tracedb.llm_spans[],
+    payloads tracedb.trace_payloads[],
+    texts tracedb.trace_payloads[],
+    platform_events tracedb.platform_events[],
+    cost_events tracedb.tenant_cost_events[],
+    agent_executions tracedb.agent_executions[],
+    tenant_id uuid default tracedb.current_tenant_id(),
+    out inserted bigint,
+    out merged bigint
+)
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+set timezone = 'UTC'
+-- Plans are kept, also from when a table was small: rows are always looked up by their key.
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+-- or the planner would read every check constraint of the partitions for nothing
+set constraint_exclusion = off
+as $$
+declare
+    tenant constant uuid := store_rows.tenant_id;
+    differing jsonb[];
+    stored record;
+    -- Another writer may insert a row after it was looked for; in a transaction that never sees
+    -- that row this does not end by itself.
+    most_tries constant integer := 30;
+    tries integer := 0;
+    -- The rows of the last table were all stored before: the next ones are looked up first.
+    replayed boolean := false;
+begin
+    inserted := 0;
+    merged := 0;
+    if tenant is null then
+        raise exception using
+            errcode = 'TD001',
+            message = 'no tenant is set',
+            hint = 'Call tracedb.set_tenant() in this transaction, or pass tenant_id.';
+    end if;
+    if exists (
+        select from tracedb.trace_ids as m
+        where m.tenant_id = tenant and m.external_id = any(trace_keys)
+    ) then
+        raise exception using errcode = 'TD003', message = 'trace_id: means another trace';
+    end if;
+
+    -- A stub is needed where the trace is unknown, or known by a stub that begins later.
+    if stubs is not null then
+        select array_agg(s) into stubs
+        from unnest(stubs) as s
+        left join (
+            select t.trace_id, t.started_at, t.provisional
+            from tracedb.execution_traces as t
+            where t.tenant_id = tenant and t.trace_id = any(array(
+                select k.trace_id from unnest(stubs) as k
+            ))
+            and t.trace_id between (stubs[1]).trace_id and (stubs[cardinality(stubs)]).trace_id
+        ) as t using (trace_id)
+        where t.trace_id is null
+            or t.provisional ->> 'started_at' = '0' and t.started_at > s.started_at;
+        if stubs is not null then
+            select array_agg(r order by r.trace_id) into traces
+            from unnest(traces || stubs) as r;
+        end if;
+    end if;
+    while traces is not null loop
+        begin
+            insert into tracedb.execution_traces
+            select
+                tenant, r.trace_id, r.root_trace_id, r.parent_trace_id, r.parent_span_id,
+                r.external_id, r.session_id, r.user_id, r.source, r.channel, r.message_type,
+                r.name, r.intent, r.route, r.agent_id, r.status, r.error_type, r.error_message,
+                r.started_at, r.ended_at, r.duration_ms, r.llm_calls, r.input_tokens,
+                r.output_tokens, r.cost_usd, r.docs_retrieved,
+                case
+                    when cardinality(r.doc_sources) < 2 then r.doc_sources
+                    else array(select distinct d from unnest(r.doc_sources) as d order by d)
+                end,
+                r.research_triggered, r.kb_enrichment_triggered,
+                case
+                    when cardinality(r.tags) < 2 then r.tags
+                    else array(select distinct t from unnest(r.tags) as t order by t)
+                end,
+                r.context,
+                case
+                    when r.status = 'running' and r.provisional is null
+                        then tracedb.trace_row_of(tracedb.report_of(to_jsonb(r), 1))
+                            -> 'provisional'
+                    else r.provisional
+                end,
+                now(), now()
+            from unnest(traces) as r;
+            inserted := inserted
+                + (select count(*) from unnest(traces) as r where r.provisional is null);
+            exit;
+        exception
+            when unique_violation then
+                if tries = most_tries then
+                    raise;
+                end if;
+                tries := tries + 1;
+                select s.* into traces, differing
+                from tracedb.sort_out('execution_traces', traces, '{}', tenant) as s;
+                replayed := traces is null and differing is null;
+                if differing is not null then
+                    stored := tracedb.store_traces(differing);
+                    inserted := inserted + stored.inserted;
+                    merged := merged + stored.merged;
+                end if;
+        end;
+    end loop;
+
+    while routing_decisions is not null loop
+        begin
+            if replayed then
+                raise unique_violation;
+            end if;
+            insert into tracedb.agent_routing_decisions
+            select
+                tenant, r.trace_id, r.span_id, r.parent_span_id, r.name, r.selected_agent, r.reason,
+                r.trigger_confidence, r.context_confidence, r.capability_confidence,
+                r.historical_confidence, r.total_confidence, r.candidates, r.selection_probability,
+                r.cache_hit, r.pattern_id, r.request_embedding, r.embedding_model, r.status,
+                r.error_type, r.error_message, r.started_at, r.ended_at, r.duration_ms,
+                r.attributes, now(), now()
+            from unnest(routing_decisions) as r;
+            inserted := inserted + cardinality(routing_decisions);
+            exit;
+        exception
+            when unique_violation then
+                if tries = most_tries then
+                    raise;
+                end if;
+                tries := tries + 1;
+                select s.* into routing_decisions, differing
+                from tracedb.sort_out(
+                    'agent_routing_decisions', routing_decisions,
+                    '{"type": "routing_decision"}', tenant) as s;
+                replayed := routing_decisions is null and differing is null;
+                if differing is not null then
+                    stored := tracedb.store_parts('agent_routing_decisions', differing);
+                    inserted := inserted + stored.inserted;
+                    merged := merged + stored.merged;
+                end if;
+        end;
+    end loop;
+
+    while hooks is not null loop
+        begin
+            if replayed then
+                raise unique_violation;
+            end if;
+            insert into tracedb.hook_executions
+            select
+                tenant, r.trace_id, r.span_id, r.parent_span_id, r.name, r.hook_type, r.tool_name,
+                r.script, r.intelligence_functions, r.quality_gates, r.modifications, r.outcome,
+                r.exit_code, r.status, r.error_type, r.error_message, r.started_at, r.ended_at,
+                r.duration_ms, r.attributes, now(), now()
+            from unnest(hooks) as r;
+            inserted := inserted + cardinality(hooks);
+            exit;
+        exception
+            when unique_violation then
+                if tries = most_tries then
+                    raise;
+                end if;
+                tries := tries + 1;
+                select s.* into hooks, differing
+                from tracedb.sort_out('hook_executions', hooks, '{"type": "hook"}', tenant) as s;
+                replayed := hooks is null and differing is null;
+                if differing is not null then
+                    stored := tracedb.store_parts('hook_executions', differing);
+                    inserted := inserted + stored.inserted;
+                    merged := merged + stored.merged;
+                end if;
+        end;
+    end loop;
+
+    while endpoint_calls is not null loop
+        begin
+            if replayed then
+                raise unique_violation;
+            end if;
+            insert into tracedb.endpoint_calls
+            select
+                tenant, r.trace_id, r.span_id, r.parent_span_id, r.name, r.service, r.method,
+                r.path, r.status_code, r.retries, r.request, r.response, r.hook_span_id, r.status,
+                r.error_type, r.error_message, r.started_at, r.ended_at, r.duration_ms,
+                r.attributes, now(), now()
+            from unnest(endpoint_calls) as r;
+            inserted := inserted + cardinality(endpoint_calls);
+            exit;
+        exception
+            when unique_violation then
+                if tries = most_tries then
+                    raise;
+                end if;
+                tries := tries + 1;
+                select s.* into endpoint_calls, differing
+                from tracedb.sort_out(
+                    'endpoint_calls', endpoint_calls, '{"type": "endpoint_call"}', tenant) as s;
+                replayed := endpoint_calls is null and differing is null;
+                if differing is not null then
+                    stored := tracedb.store_parts('endpoint_calls', differing);
+                    inserted := inserted + stored.inserted;
+                    merged := merged + stored.merged;
+                end if;
+        end;
+    end loop;
+
+    while spans is not null loop
+        begin
+            if replayed then
+                raise unique_violation;
+            end if;
+            insert into tracedb.llm_spans
+            select
+                tenant, r.trace_id, r.span_id, r.parent_span_id, r.name, r.operation_type, r.status,
+                r.error_type, r.status_message, r.started_at, r.ended_at, r.duration_us, r.provider,
+                r.request_model, r.response_model, r.input_tokens, r.output_tokens,
+                r.cache_read_tokens, r.cache_write_tokens, r.reasoning_tokens, r.cost_usd,
+                r.price_id, r.agent_id, r.tool_name, r.message_id, r.conversation_id, r.attributes,
+                r.events, r.links, now(), now()
+            from unnest(spans) as r;
+            inserted := inserted + cardinality(spans);
+            exit;
+        exception
+            when unique_violation then
+                if tries = most_tries then
+                    raise;
+                end if;
+                tries := tries + 1;
+                select s.* into spans, differing
+                from tracedb.sort_out('llm_spans', spans, '{"type": "span"}', tenant) as s;
+                replayed := spans is null and differing is null;
+                if differing is not null then
+                    stored := tracedb.store_parts('llm_spans', differing);
+                    inserted := inserted + stored.inserted;
+                    merged := merged + stored.merged;
+                end if;
+        end;
+    end loop;
+
+    while payloads is not null loop
+        begin
+            if replayed then
+                raise unique_violation;
+            end if;
+            insert into tracedb.trace_payloads
+            select
+                tenant, r.trace_id, r.span_id, r.kind, r.content, r.content_type, r.recorded_at,
+                now(), now()
+            from unnest(payloads) as r;
+            inserted := inserted + cardinality(payloads);
+            exit;
+        exception
+            when unique_violation then
+                if tries = most_tries then
+                    raise;
+                end if;
+                tries := tries + 1;
+                select s.* into payloads, differing
+                from tracedb.sort_out(
+                    'trace_payloads', payloads, '{"type": "payload"}', tenant) as s;
+                replayed := payloads is null and differing is null;
+                if differing is not null then
+                    stored := tracedb.store_parts('trace_payloads', differing);
+                    inserted := inserted + stored.inserted;
+                    merged := merged + stored.merged;
+                end if;
+        end;
+    end loop;
+
+    -- A document given with a record is kept as the server spells it.
+    if exists (select from unnest(texts) as r where r.content_type is null) then
+        texts := array(
+            select row(
+                null, r.trace_id, r.span_id, r.kind,
+                case when r.content_type is null then r.content::jsonb::text else r.content end,
+                coalesce(r.content_type, 'application/json'), r.recorded_at, null, null
+            )::tracedb.trace_payloads
+            from unnest(texts) as r
+        );
+    end if;
+    while texts is not null loop
+        begin
+            if replayed then
+                raise unique_violation;
+            end if;
+            insert into tracedb.trace_payloads
+            select
+                tenant, r.trace_id, r.span_id, r.kind, r.content, r.content_type, r.recorded_at,
+                now(), now()
+            from unnest(texts) as r;
+            exit;
+        exception
+            when unique_violation then
+                if tries = most_tries then
+                    raise;
+                end if;
+                tries := tries + 1;
+                select s.* into texts, differing
+                from tracedb.sort_out('trace_payloads', texts, '{}', tenant) as s;
+                replayed := texts is null and differing is null;
+                if differing is not null then
+                    stored := tracedb.store_parts('trace_payloads', differing);
+                    inserted := inserted + stored.inserted;
+                    merged := merged + stored.merged;
+                end if;
+        end;
+    end loop;
+
+    while platform_events is not null loop
+        begin
+            if replayed then
+                raise unique_violation;
+            end if;
+            insert into tracedb.platform_events
+            select
+                tenant, r.event_id, r.event_key, r.occurred_at, r.user_id, r.session_id, r.trace_id,
+                r.event_type, r.event_category, r.event_data, r.metadata, now(), now()
+            from unnest(platform_events) as r;
+            inserted := inserted + cardinality(platform_events);
+            exit;
+        exception
+            when unique_violation then
+                if tries = most_tries then
+                    raise;
+                end if;
+                tries := tries + 1;
+                select s.* into platform_events, differing
+                from tracedb.sort_out(
+                    'platform_events', platform_events, '{"type": "platform_event"}', tenant) as s;
+                replayed := platform_events is null and differing is null;
+                if differing is not null then
+                    stored := tracedb.store_parts('platform_events', differing);
+                    inserted := inserted + stored.inserted;
+                    merged := merged + stored.merged;
+                end if;
+        end;
+    end loop;
+
+    while cost_events is not null loop
+        begin
+            if replayed then
+                raise unique_violation;
+            end if;
+            insert into tracedb.tenant_cost_events
+            select
+                tenant, r.event_id, r.event_key, r.occurred_at, r.user_id, r.session_id, r.trace_id,
+                r.cost_type, r.cost_usd, r.quantity, r.service, r.service_tier, r.metadata, now(),
+                now()
+            from unnest(cost_events) as r;
+            inserted := inserted + cardinality(cost_events);
+            exit;
+        exception
+            when unique_violation then
+                if tries = most_tries then
+                    raise;
+                end if;
+                tries := tries + 1;
+                select s.* into cost_events, differing
+                from tracedb.sort_out(
+                    'tenant_cost_events', cost_events, '{"type": "cost_event"}', tenant) as s;
+                replayed := cost_events is null and differing is null;
+                if differing is not null then
+                    stored := tracedb.store_parts('tenant_cost_events', differing);
+                    inserted := inserted + stored.inserted;
+                    merged := merged + stored.merged;
+                end if;
+        end;
+    end loop;
+
+    while agent_executions is not null loop
+        begin
+            if replayed then
+                raise unique_violation;
+            end if;
+            insert into tracedb.agent_executions
+            select
+                tenant, r.event_id, r.event_key, r.occurred_at, r.user_id, r.session_id, r.trace_id,
+                r.agent_id, r.agent_type, r.execution_time_ms, r.success, r.error_type,
+                r.error_message, r.quality_score, r.citation_accuracy, r.hallucination_detected,
+                r.cost_usd, r.total_tokens, r.metadata, now(), now()
+            from unnest(agent_executions) as r;
+            inserted := inserted + cardinality(agent_executions);
+            exit;
+        exception
+            when unique_violation then
+                if tries = most_tries then
+                    raise;
+                end if;
+                tries := tries + 1;
+                select s.* into agent_executions, differing
+                from tracedb.sort_out(
+                    'agent_executions', agent_executions,
+                    '{"type": "agent_execution"}', tenant) as s;
+                replayed := agent_executions is null and differing is null;
+                if differing is not null then
+                    stored := tracedb.store_parts('agent_executions', differing);
+                    inserted := inserted + stored.inserted;
+                    merged := merged + stored.merged;
+                end if;
+        end;
+    end loop;
+end $$;
+
+comment on function tracedb.store_rows(
+    text[], tracedb.execution_traces[], tracedb.execution_traces[],
+    tracedb.agent_routing_decisions[], tracedb.hook_executions[], tracedb.endpoint_calls[],
+    tracedb.llm_spans[], tracedb.trace_payloads[], tracedb.trace_payloads[],
+    tracedb.platform_events[], tracedb.tenant_cost_events[], tracedb.agent_executions[], uuid
+) is
+    'Stores rows that say what ingest would have made of a batch of records, each array sorted by '
+    'the key of its table; tenant_id and the server''s times are filled in. Stubs are what parts '
+    'say of traces that the batch has no record of; texts are payloads given with other records '
+    '(without content_type: a JSON document). '
+    'Counts records as ingest does, and raises where ingest would have rejected one, or TD003 if '
+    'one of the trace_keys (32 hex digits) is a foreign id: then ingest is to be called. Internal.';
+
+revoke all on function
+    tracedb.sort_out(text, anyarray, jsonb, uuid),
+    tracedb.store_rows(
+        text[], tracedb.execution_traces[], tracedb.execution_traces[],
+        tracedb.agent_routing_decisions[], tracedb.hook_executions[], tracedb.endpoint_calls[],
+        tracedb.llm_spans[], tracedb.trace_payloads[], tracedb.trace_payloads[],
+        tracedb.platform_events[], tracedb.tenant_cost_events[], tracedb.agent_executions[], uuid)
+from public;
+grant execute on function
+    tracedb.sort_out(text, anyarray, jsonb, uuid),
+    tracedb.store_rows(
+        text[], tracedb.execution_traces[], tracedb.execution_traces[],
+        tracedb.agent_routing_decisions[], tracedb.hook_executions[], tracedb.endpoint_calls[],
+        tracedb.llm_spans[], tracedb.trace_payloads[], tracedb.trace_payloads[],
+        tracedb.platform_events[], tracedb.tenant_cost_events[], tracedb.agent_executions[], uuid)
+to tracedb_service, tracedb_app;
+
+reset role;

@@ -1,0 +1,172 @@
+"""How records get in: as rows where that is certain, else as JSON; the same in both colours."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any
+from uuid import UUID
+from weakref import WeakKeyDictionary
+
+import psycopg
+from psycopg import AsyncConnection, Connection, sql
+from psycopg.rows import dict_row
+
+from tracedb import queries
+from tracedb.bulk import Layout, Rows
+from tracedb.columns import COLUMNS
+from tracedb.errors import TracedbError
+from tracedb.query import Query, one, run, run_async, statement, typed_errors
+from tracedb.records import MAX_RECORDS, Record, batches
+from tracedb.rows import Receipt
+
+Steps = Generator[Query[Any] | Rows, Any, Receipt]
+
+# After a portion that could not be copied, this many are not even tried.
+COPY_PAUSE = 16
+
+# What the server of each connection takes; None: only JSON.
+_layouts: WeakKeyDictionary[object, Layout | None] = WeakKeyDictionary()
+
+
+def bulk_layout() -> Query[Layout | None]:
+    """How rows are to be written for this server; None if it takes only JSON."""
+    args = {"tables": list(COLUMNS)}
+    return Query(statement("bulk_layout", "bulk.sql"), args, dict_row, Layout.read)
+
+
+def store_rows(batch: Rows) -> Query[Receipt]:
+    """Store a batch that was made to rows (`tracedb.store_rows`)."""
+
+    def receipt(found: Sequence[dict[str, Any]]) -> Receipt:
+        row = one(found)
+        inserted = row["inserted"] + batch.copied
+        duplicates = batch.received - inserted - row["merged"]
+        return Receipt(batch.received, inserted, row["merged"], duplicates)
+
+    return Query(
+        statement("store_rows", "bulk.sql"), batch.arguments, dict_row, receipt, alone=True
+    )
+
+
+def portions(records: Iterable[Record]) -> Iterator[tuple[int, list[Record]]]:
+    """Cut records into portions for one transaction each; with the position of the first."""
+    rest = iter(records)
+    first = 0
+    while portion := list(islice(rest, MAX_RECORDS)):
+        yield first, portion
+        first += len(portion)
+
+
+def store(
+    conn: Connection[Any], tenant_id: UUID, records: Sequence[Record], first: int = 0
+) -> Receipt:
+    """Store a portion of records; `first` is the position of the first one in the call."""
+    steps = _steps(conn, tenant_id, records, first)
+    try:
+        step = next(steps)
+        while True:
+            try:
+                if isinstance(step, Rows):
+                    answer: Any = _copy(conn, step, tenant_id)
+                else:
+                    answer = run(conn, step, tenant_id)
+            except TracedbError as error:
+                step = steps.throw(error)
+            else:
+                step = steps.send(answer)
+    except StopIteration as done:
+        receipt: Receipt = done.value
+        return receipt
+
+
+async def store_async(
+    conn: AsyncConnection[Any], tenant_id: UUID, records: Sequence[Record], first: int = 0
+) -> Receipt:
+    """`store` for asyncio."""
+    steps = _steps(conn, tenant_id, records, first)
+    try:
+        step = next(steps)
+        while True:
+            try:
+                if isinstance(step, Rows):
+                    answer: Any = await _copy_async(conn, step, tenant_id)
+                else:
+                    answer = await run_async(conn, step, tenant_id)
+            except TracedbError as error:
+                step = steps.throw(error)
+            else:
+                step = steps.send(answer)
+    except StopIteration as done:
+        receipt: Receipt = done.value
+        return receipt
+
+
+def _steps(conn: object, tenant_id: UUID, records: Sequence[Record], first: int) -> Steps:
+    """What is to be done, each step after what came of the one before."""
+    if conn not in _layouts:
+        _layouts[conn] = yield bulk_layout()
+    layout = _layouts[conn]
+    while layout is not None:
+        copied = layout.may_copy and not layout.copy_pause
+        layout.copy_pause = max(layout.copy_pause - 1, 0)
+        rows = layout.rows(records, tenant_id, copied)
+        if rows is None:
+            break
+        try:
+            receipt: Receipt = yield rows if copied else store_rows(rows)
+            return receipt
+        except TracedbError as error:
+            state = sqlstate(error.__cause__)
+            if not is_for_ingest(state):
+                raise
+            if state.startswith("42"):
+                # the tables have changed
+                _layouts.pop(conn, None)
+                break
+            if not copied:
+                break
+            # a stream that keeps repeating itself is not to be copied in vain each time
+            layout.copy_pause = COPY_PAUSE
+    receipt = Receipt()
+    for batch in batches(records, first):
+        receipt += yield queries.ingest(batch)
+    return receipt
+
+
+def _copy(conn: Connection[Any], rows: Rows, tenant_id: UUID) -> Receipt:
+    with typed_errors(), conn.transaction():
+        receipt = run(conn, store_rows(rows), tenant_id)
+        for table, columns, data in rows.copies:
+            with conn.cursor().copy(_copy_into(table, columns)) as copy:
+                copy.write(data)
+    return receipt
+
+
+async def _copy_async(conn: AsyncConnection[Any], rows: Rows, tenant_id: UUID) -> Receipt:
+    with typed_errors():
+        async with conn.transaction():
+            receipt = await run_async(conn, store_rows(rows), tenant_id)
+            for table, columns, data in rows.copies:
+                async with conn.cursor().copy(_copy_into(table, columns)) as copy:
+                    await copy.write(data)
+    return receipt
+
+
+def _copy_into(table: str, columns: Sequence[str]) -> sql.Composed:
+    return sql.SQL(statement("copy_rows", "bulk.sql")).format(
+        table=sql.Identifier(table),
+        columns=sql.SQL(", ").join(sql.Identifier(column) for column in columns),
+    )
+
+
+def sqlstate(error: BaseException | None) -> str:
+    return (isinstance(error, psycopg.Error) and error.sqlstate) or ""
+
+
+def is_for_ingest(state: str) -> bool:
+    """Whether an SQLSTATE leaves it to `tracedb.ingest` to say what is wrong, if anything.
+
+    That is so for what is about the data, and for a server whose tables or policies have changed.
+    """
+    return state == "TD003" or (state[:2] in ("0A", "22", "23", "42", "54") and state != "42501")
