@@ -80,6 +80,10 @@ verify: $(stamp)  ## compare the database with the schema it should have
 doctor: $(stamp)  ## check versions, roles, row-level security, partitions and indexes
 	@$(bin)/tracedb doctor $(ARGS)
 
+.PHONY: soak
+soak: $(stamp)  ## the writer under faults for longer; ARGS="--minutes 60"
+	@$(bin)/python tests/soak.py $(ARGS)
+
 .PHONY: bench
 bench: $(stamp)  ## measure ingest and reads; ARGS goes to tests/bench/run.py
 	@$(bin)/python tests/bench/run.py $(ARGS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import psycopg
@@ -15,6 +15,7 @@ import servers
 from servers import Server
 
 SERVER = pytest.StashKey[Server]()
+MEASURED = pytest.StashKey[list[str]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -43,6 +44,22 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
     return [config.stash[SERVER].header()] if SERVER in config.stash else []
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    if measured := config.stash.get(MEASURED, []):
+        terminalreporter.section("measured")
+        for line in measured:
+            terminalreporter.write_line(line)
+
+
+@pytest.fixture
+def report(pytestconfig: pytest.Config) -> Callable[[str, object], None]:
+    """Print what a test measured at the end of the run."""
+    measured = pytestconfig.stash.setdefault(MEASURED, [])
+    return lambda what, figures: measured.append(f"{what}: {figures}")
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -121,7 +121,7 @@ def _embedded(pg: int) -> Server:
     scratch.chmod(0o755)
     try:
         running = tracedb.server.start(
-            scratch / "data", settings=SETTINGS, bin_dir=_packaged_programs(EMBEDDED[pg])
+            scratch / "data", settings=SETTINGS, bin_dir=packaged_programs(EMBEDDED[pg])
         )
     except TracedbError as error:
         shutil.rmtree(scratch)
@@ -221,7 +221,7 @@ def _client(program: str, dsn: str, *args: str, input: str | None = None) -> str
 @cache
 def _programs(major: int) -> Path:
     """The client programs of the server's version, else the next newer ones."""
-    folders = [_packaged_programs(name) for name in EMBEDDED.values() if find_spec(name)]
+    folders = [packaged_programs(name) for name in EMBEDDED.values() if find_spec(name)]
     if on_path := shutil.which("pg_dump"):
         folders.append(Path(on_path).parent)
     usable = {found: folder for folder in folders if (found := _major(folder)) >= major}
@@ -230,7 +230,7 @@ def _programs(major: int) -> Path:
     return usable[min(usable)]
 
 
-def _packaged_programs(package: str) -> Path:
+def packaged_programs(package: str) -> Path:
     found = find_spec(package)
     assert found is not None
     assert found.origin is not None

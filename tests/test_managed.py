@@ -37,7 +37,7 @@ def fresh_server(server: Server) -> Iterator[str]:
         with tracedb.server.start(
             scratch / "data",
             settings=servers.SETTINGS | {"shared_buffers": "64MB"},
-            bin_dir=servers._packaged_programs(servers.EMBEDDED[server.major]),
+            bin_dir=servers.packaged_programs(servers.EMBEDDED[server.major]),
         ) as own:
             yield own.dsn
     finally:

@@ -7,19 +7,20 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from uuid import UUID
 
 import psycopg
 
+import tracedb
 from servers import psql
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def block(language: str) -> str:
-    found = re.search(rf"```{language}\n(.*?)```", README, re.DOTALL)
-    assert found is not None
-    return found[1]
+def block(language: str, number: int = 0) -> str:
+    found: list[str] = re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+    return found[number]
 
 
 def test_the_eight_lines_of_python_run(database: str) -> None:
@@ -36,6 +37,54 @@ def test_the_eight_lines_of_python_run(database: str) -> None:
     assert "AgentPerformance(" in result.stdout
     assert "agent_id='helpdesk'" in result.stdout
     assert "TreeNode(node_no=1" in result.stdout
+
+
+def test_recording_from_a_service_runs(database: str, tmp_path: Path) -> None:
+    shown = re.sub(r'"postgresql://[^"]*"', repr(database), block("python", 1))
+    shown = re.sub(r'"/var/[^"]*"', repr(str(tmp_path)), shown)
+    result = subprocess.run(
+        [sys.executable, "-c", shown], capture_output=True, text=True, check=False
+    )
+
+    assert (result.returncode, result.stderr) == (0, "")
+    with psycopg.connect(database) as conn:
+        found = conn.execute("select stored, closed from tracedb.ingest_writers").fetchall()
+    assert found == [(3, True)]
+
+
+def run(shown: str, **environment: str) -> str:
+    result = subprocess.run(
+        [sys.executable, "-c", shown],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+    return result.stdout
+
+
+def test_tracing_code_that_has_none_runs(database: str) -> None:
+    tenant = "5c1e3a52-8d4b-4d0e-9b57-0d6a3f0e1c11"
+
+    shown = run(block("python", 2), TRACEDB_DSN=database, TRACEDB_TENANT_ID=tenant)
+
+    with tracedb.connect(database) as db:
+        nodes = db.tenant(UUID(tenant)).trace_tree(UUID(shown.strip()))
+    assert [(node.name, node.node_type, node.input_tokens) for node in nodes] == [
+        ("question", "trace", None),
+        ("search", "retrieval", None),
+        ("answer", "llm", 12),
+    ]
+
+
+def test_a_service_without_a_database_runs(tmp_path: Path) -> None:
+    # the log's last resort is stderr
+    shown = "import logging\nlogging.disable()\n" + block("python", 3)
+
+    assert run(shown, TRACEDB_DSN=f"host={tmp_path}") == (
+        "[]\n{'connect': 1, 'ensure_tenant': 1, 'agent_performance': 1}\n"
+    )
 
 
 def test_the_same_in_sql_runs(database: str) -> None:

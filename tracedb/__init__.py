@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from importlib.metadata import version
 
+from tracedb.backlog import Stats
 from tracedb.client import AsyncTenant, AsyncTraceDB, Tenant, TraceDB, connect, connect_async
 from tracedb.errors import (
     ConnectionFailed,
@@ -13,6 +14,7 @@ from tracedb.errors import (
     TenantMissing,
     TracedbError,
 )
+from tracedb.pack import Limits
 from tracedb.query import Query, run, run_async
 from tracedb.rows import (
     AgentPerformance,
@@ -28,6 +30,8 @@ from tracedb.rows import (
     TreeNode,
     WriterLosses,
 )
+from tracedb.tracing import current_span, span, trace, traced
+from tracedb.writer import AsyncWriter, Writer, get_writer, set_writer
 
 __version__ = version("tracedb")
 
@@ -35,6 +39,7 @@ __all__ = [
     "AgentPerformance",
     "AsyncTenant",
     "AsyncTraceDB",
+    "AsyncWriter",
     "ConnectionFailed",
     "DashboardSummary",
     "DeadLetter",
@@ -42,22 +47,31 @@ __all__ = [
     "ErrorGroup",
     "HookPerformance",
     "InvalidInput",
+    "Limits",
     "NotMigrated",
     "PermissionDenied",
     "Query",
     "Receipt",
     "Rejection",
     "Requeued",
+    "Stats",
     "Tenant",
     "TenantMissing",
     "TraceDB",
     "TraceSummary",
     "TracedbError",
     "TreeNode",
+    "Writer",
     "WriterLosses",
     "__version__",
     "connect",
     "connect_async",
+    "current_span",
+    "get_writer",
     "run",
     "run_async",
+    "set_writer",
+    "span",
+    "trace",
+    "traced",
 ]

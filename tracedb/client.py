@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from asyncio import to_thread
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import (
     AbstractAsyncContextManager,
     AbstractContextManager,
@@ -12,11 +12,12 @@ from contextlib import (
     nullcontext,
 )
 from functools import wraps
-from typing import Any, Generic, ParamSpec, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, Self, TypeVar, overload
 from uuid import UUID
 
 import psycopg
 from psycopg import AsyncConnection, Connection
+from psycopg.conninfo import make_conninfo
 from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool, ConnectionPool
 
@@ -26,9 +27,16 @@ from tracedb.errors import ConnectionFailed, InvalidInput, TenantMissing
 from tracedb.query import Query, run, run_async
 from tracedb.records import Record
 from tracedb.rows import Receipt
+from tracedb.writer import AsyncWriter, Writer
+
+if TYPE_CHECKING:
+    from tracedb.graceful import AsyncGracefulTraceDB, GracefulTraceDB
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+# of psycopg.connect, not of libpq
+_PSYCOPG_SETTINGS = ("autocommit", "context", "cursor_factory", "prepare_threshold", "row_factory")
 
 Connecting = Callable[[], AbstractContextManager[Connection[TupleRow]]]
 AsyncConnecting = Callable[[], AbstractAsyncContextManager[AsyncConnection[TupleRow]]]
@@ -109,13 +117,21 @@ class TraceDB(DatabaseCalls):
     def connection(self) -> Iterator[Connection[TupleRow]]:
         """A connection of the pool; ConnectionFailed if there is none in time."""
         try:
-            conn = self.pool.getconn()
+            conn = self.pool.getconn(self._patience())
         except psycopg.OperationalError as error:
             raise ConnectionFailed(str(error)) from error
         try:
             yield conn
         finally:
             self.pool.putconn(conn)
+
+    def _patience(self) -> float | None:
+        """Seconds to wait for a connection; None: as many as the pool says."""
+        return None
+
+    def writer(self, **settings: Any) -> Writer:
+        """A writer into this database, over a connection of its own; see `tracedb.Writer`."""
+        return Writer(**_writer_settings(self.pool, settings))
 
     def close(self) -> None:
         """Close the pool; calls after this raise ConnectionFailed."""
@@ -146,11 +162,13 @@ class Tenant(TenantCalls):
         Any order, any number of times: what is already there is counted as a duplicate, and a
         record that breaks a rule is rejected with its reason while its neighbours are stored.
         """
-        receipt = Receipt()
-        for first, portion in storing.portions(records):
-            with self._connection() as conn:
-                receipt += storing.store(conn, self.tenant_id, portion, first)
-        return receipt
+        return sum(
+            (self._store(portion, first) for first, portion in storing.portions(records)), Receipt()
+        )
+
+    def _store(self, portion: Sequence[Record], first: int) -> Receipt:
+        with self._connection() as conn:
+            return storing.store(conn, self.tenant_id, portion, first)
 
     @contextmanager
     def transaction(self) -> Iterator[Tenant]:
@@ -178,13 +196,21 @@ class AsyncTraceDB(DatabaseCalls):
     async def connection(self) -> AsyncIterator[AsyncConnection[TupleRow]]:
         """A connection of the pool; ConnectionFailed if there is none in time."""
         try:
-            conn = await self.pool.getconn()
+            conn = await self.pool.getconn(self._patience())
         except psycopg.OperationalError as error:
             raise ConnectionFailed(str(error)) from error
         try:
             yield conn
         finally:
             await self.pool.putconn(conn)
+
+    def _patience(self) -> float | None:
+        """Seconds to wait for a connection; None: as many as the pool says."""
+        return None
+
+    def writer(self, **settings: Any) -> AsyncWriter:
+        """A writer into this database, over a connection of its own; see `tracedb.Writer`."""
+        return AsyncWriter(**_writer_settings(self.pool, settings))
 
     async def close(self) -> None:
         """Close the pool; calls after this raise ConnectionFailed."""
@@ -213,9 +239,12 @@ class AsyncTenant(TenantCalls):
         """Store records; see `Tenant.ingest`."""
         receipt = Receipt()
         for first, portion in storing.portions(records):
-            async with self._connection() as conn:
-                receipt += await storing.store_async(conn, self.tenant_id, portion, first)
+            receipt += await self._store(portion, first)
         return receipt
+
+    async def _store(self, portion: Sequence[Record], first: int) -> Receipt:
+        async with self._connection() as conn:
+            return await storing.store_async(conn, self.tenant_id, portion, first)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncTenant]:
@@ -224,55 +253,127 @@ class AsyncTenant(TenantCalls):
             yield AsyncTenant(lambda: nullcontext(conn), self.tenant_id)
 
 
+@overload
 def connect(
     dsn: str | None = None,
     *,
     max_size: int = 10,
     timeout: float = 10.0,
     prepared_statements: bool = True,
+    graceful: Literal[False] = False,
+) -> TraceDB: ...
+@overload
+def connect(
+    dsn: str | None = None,
+    *,
+    max_size: int = 10,
+    timeout: float = 10.0,
+    prepared_statements: bool = True,
+    graceful: Literal[True],
+) -> GracefulTraceDB: ...
+def connect(
+    dsn: str | None = None,
+    *,
+    max_size: int = 10,
+    timeout: float = 10.0,
+    prepared_statements: bool = True,
+    graceful: bool = False,
 ) -> TraceDB:
     """Open a database: `dsn`, else TRACEDB_DSN, else DATABASE_URL, else libpq's PG* variables.
 
     `max_size` connections at most, each waited for at most `timeout` seconds. Switch prepared
     statements off behind a transaction-pooling proxy that does not know them (PgBouncer < 1.22).
-    Raises ConnectionFailed at once if nothing answers.
+    Raises ConnectionFailed at once if nothing answers; with `graceful` it raises nothing, then or
+    later, and counts what is not done (see `tracedb/graceful.py`).
     """
     conninfo = where.resolve(dsn)
-    where.connect(conninfo).close()
-    return TraceDB(
-        ConnectionPool(
-            conninfo,
-            kwargs=_connection_settings(prepared_statements),
-            min_size=1,
-            max_size=max_size,
-            timeout=timeout,
-            name="tracedb",
-            open=True,
-        )
-    )
+    settings = _pool_settings(max_size, timeout, prepared_statements, graceful)
+    if not graceful:
+        where.connect(conninfo).close()
+        return TraceDB(ConnectionPool(conninfo, open=True, **settings))
+
+    from tracedb.graceful import Grace, GracefulTraceDB
+
+    grace = Grace()
+    with grace.absorbing("connect"):
+        where.connect(conninfo).close()
+    return GracefulTraceDB(ConnectionPool(conninfo, open=True, **settings), grace)
 
 
+@overload
 async def connect_async(
     dsn: str | None = None,
     *,
     max_size: int = 10,
     timeout: float = 10.0,
     prepared_statements: bool = True,
+    graceful: Literal[False] = False,
+) -> AsyncTraceDB: ...
+@overload
+async def connect_async(
+    dsn: str | None = None,
+    *,
+    max_size: int = 10,
+    timeout: float = 10.0,
+    prepared_statements: bool = True,
+    graceful: Literal[True],
+) -> AsyncGracefulTraceDB: ...
+async def connect_async(
+    dsn: str | None = None,
+    *,
+    max_size: int = 10,
+    timeout: float = 10.0,
+    prepared_statements: bool = True,
+    graceful: bool = False,
 ) -> AsyncTraceDB:
     """`connect` for asyncio."""
     conninfo = where.resolve(dsn)
-    await to_thread(lambda: where.connect(conninfo).close())
-    pool: AsyncConnectionPool[AsyncConnection[TupleRow]] = AsyncConnectionPool(
-        conninfo,
-        kwargs=_connection_settings(prepared_statements),
-        min_size=1,
-        max_size=max_size,
-        timeout=timeout,
-        name="tracedb",
-        open=False,
-    )
+    settings = _pool_settings(max_size, timeout, prepared_statements, graceful)
+    pool: AsyncConnectionPool[AsyncConnection[TupleRow]]
+    if not graceful:
+        await to_thread(lambda: where.connect(conninfo).close())
+        pool = AsyncConnectionPool(conninfo, open=False, **settings)
+        await pool.open()
+        return AsyncTraceDB(pool)
+
+    from tracedb.graceful import AsyncGracefulTraceDB, Grace
+
+    grace = Grace()
+    with grace.absorbing("connect"):
+        await to_thread(lambda: where.connect(conninfo).close())
+    pool = AsyncConnectionPool(conninfo, open=False, **settings)
     await pool.open()
-    return AsyncTraceDB(pool)
+    return AsyncGracefulTraceDB(pool, grace)
+
+
+def _pool_settings(
+    max_size: int, timeout: float, prepared_statements: bool, graceful: bool
+) -> dict[str, Any]:
+    return {
+        "kwargs": _connection_settings(prepared_statements),
+        "min_size": 1,
+        "max_size": max_size,
+        "timeout": timeout,
+        # the pool tries again ever more rarely, and anew for the next call when it has given up
+        "reconnect_timeout": 10.0 if graceful else 300.0,
+        "name": "tracedb",
+    }
+
+
+def _writer_settings(
+    pool: ConnectionPool[Any] | AsyncConnectionPool[Any], settings: dict[str, Any]
+) -> dict[str, Any]:
+    """The settings of a writer that connects as the pool does, and those given."""
+    conninfo, kwargs = pool.conninfo, pool.kwargs or {}
+    if callable(conninfo) or callable(kwargs):
+        # whatever they compute may be of use for a minute only
+        raise InvalidInput.of("writer", "this pool computes where it connects: make a Writer")
+    known = {key: value for key, value in kwargs.items() if key not in _PSYCOPG_SETTINGS}
+    return {
+        "conninfo": make_conninfo(conninfo, **known),
+        "prepared_statements": kwargs.get("prepare_threshold", 5) is not None,
+        **settings,
+    }
 
 
 def _connection_settings(prepared_statements: bool) -> dict[str, Any]:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import re
+from typing import TypeVar, overload
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import TupleRow
 
 from tracedb.errors import ConnectionFailed, InvalidInput
+
+C = TypeVar("C", bound=psycopg.Connection[TupleRow])
 
 # Without it a lost packet on the way to a firewall hides for two minutes.
 CONNECT_TIMEOUT = 10
@@ -75,8 +78,17 @@ def describe(conninfo: str) -> str:
     return f"{place}/{database}" + (f" as {user}" if user else "")
 
 
+@overload
 def connect(
     conninfo: str, *, cursor_factory: type[psycopg.Cursor[TupleRow]] = psycopg.Cursor
+) -> psycopg.Connection[TupleRow]: ...
+@overload
+def connect(conninfo: str, *, kind: type[C]) -> C: ...
+def connect(
+    conninfo: str,
+    *,
+    cursor_factory: type[psycopg.Cursor[TupleRow]] = psycopg.Cursor,
+    kind: type[psycopg.Connection[TupleRow]] = psycopg.Connection,
 ) -> psycopg.Connection[TupleRow]:
     """An autocommit connection, or ConnectionFailed with the reason and no password."""
     given = conninfo_to_dict(conninfo)
@@ -86,7 +98,7 @@ def connect(
     if "PGCONNECT_TIMEOUT" not in os.environ:
         given.setdefault("connect_timeout", CONNECT_TIMEOUT)
     try:
-        return psycopg.connect(
+        return kind.connect(
             make_conninfo("", **given), autocommit=True, cursor_factory=cursor_factory
         )
     except psycopg.OperationalError as error:

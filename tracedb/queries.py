@@ -12,7 +12,7 @@ from uuid import UUID
 from psycopg.rows import class_row, dict_row, scalar_row
 
 from tracedb import rows
-from tracedb.query import Query, many, maybe, one, statement
+from tracedb.query import Query, many, maybe, nothing, one, statement
 from tracedb.records import Batch
 
 
@@ -33,12 +33,21 @@ def ingest(batch: Batch) -> Query[rows.Receipt]:
             rejected=tuple(sorted([*refused, *batch.rejected], key=lambda r: r.index)),
         )
 
-    return Query(statement("ingest"), {"batch": batch.json}, dict_row, receipt)
+    def without() -> rows.Receipt:
+        lost = [
+            rows.Rejection(index, "record: not stored, without a database")
+            for index in batch.positions
+        ]
+        rejected = tuple(sorted([*lost, *batch.rejected], key=lambda r: r.index))
+        return rows.Receipt(received=len(rejected), rejected=rejected)
+
+    return Query(statement("ingest"), {"batch": batch.json}, dict_row, receipt, without)
 
 
 def find_trace(external_id: str | UUID) -> Query[UUID | None]:
     """The trace_id of a foreign id, in either spelling, or of a trace_id; None if there is none."""
-    return Query(statement("find_trace"), {"external_id": str(external_id)}, scalar_row, one)
+    args = {"external_id": str(external_id)}
+    return Query(statement("find_trace"), args, scalar_row, one, nothing)
 
 
 def get_trace(trace_id: UUID) -> Query[dict[str, Any] | None]:
@@ -48,7 +57,7 @@ def get_trace(trace_id: UUID) -> Query[dict[str, Any] | None]:
         text = one(found)
         return None if text is None else json.loads(text, parse_float=Decimal)
 
-    return Query(statement("get_trace"), {"trace_id": trace_id}, scalar_row, document)
+    return Query(statement("get_trace"), {"trace_id": trace_id}, scalar_row, document, nothing)
 
 
 def trace_tree(trace_id: UUID) -> Query[list[rows.TreeNode]]:
@@ -89,9 +98,12 @@ def dashboard_summary() -> Query[rows.DashboardSummary | None]:
 
 
 def ensure_tenant(external_id: str, name: str | None = None) -> Query[UUID]:
-    """The tenant_id of a caller's own tenant id, registered if new."""
+    """The tenant_id of a caller's own tenant id, registered if new.
+
+    A graceful client answers None without a database, and takes it for a tenant that has nothing.
+    """
     args = {"external_id": external_id, "name": name}
-    return Query(statement("ensure_tenant"), args, scalar_row, one)
+    return Query(statement("ensure_tenant"), args, scalar_row, one, nothing)
 
 
 def ensure_partitions(
@@ -140,13 +152,15 @@ def requeue_dead_letters(
 
     ids = None if dead_letter_ids is None else list(dead_letter_ids)
     args = {"dead_letter_ids": ids, "max_rows": max_rows}
-    return Query(statement("requeue_dead_letters"), args, dict_row, requeued)
+    return Query(
+        statement("requeue_dead_letters"), args, dict_row, requeued, lambda: rows.Requeued(0, {})
+    )
 
 
 def purge_dead_letters(before: datetime | None = None, max_rows: int = 10_000) -> Query[int]:
     """Give up dead letters made before a time (default: now); how many."""
     args = {"before": before, "max_rows": max_rows}
-    return Query(statement("purge_dead_letters"), args, scalar_row, one)
+    return Query(statement("purge_dead_letters"), args, scalar_row, one, lambda: 0)
 
 
 def tenants_with_writers() -> Query[list[UUID]]:

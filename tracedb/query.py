@@ -43,7 +43,13 @@ class Query(Generic[T]):
     args: Mapping[str, object]
     row: BaseRowFactory[Any]
     answer: Callable[[Sequence[Any]], T]
+    # what to answer without a database, where no rows are not an answer
+    without: Callable[[], T] | None = None
     alone: bool = False
+
+    def empty(self) -> T:
+        """What a graceful client answers when the database does not."""
+        return self.answer(()) if self.without is None else self.without()
 
 
 def many(rows: Sequence[Row]) -> list[Row]:
@@ -60,6 +66,11 @@ def one(rows: Sequence[Row]) -> Row:
 def maybe(rows: Sequence[Row]) -> Row | None:
     """The answer is the only row, or None."""
     return rows[0] if rows else None
+
+
+def nothing() -> Any:
+    """The answer without a database is None."""
+    return None
 
 
 def run(conn: Connection[Any], query: Query[T], tenant_id: UUID | None = None) -> T:

@@ -101,7 +101,7 @@ def as_json(record: Record) -> str:
     return text
 
 
-def _plain(value: object) -> object:
+def plain(value: object) -> object:
     """A value as JSON's own type; TypeError if there is none."""
     match value:
         case UUID() | Decimal():
@@ -120,10 +120,17 @@ def _plain(value: object) -> object:
     raise TypeError(type(value).__name__)
 
 
-# A value as JSON; TypeError, ValueError or RecursionError if it is not as simple as that.
+# A value as JSON; TypeError, ValueError or RecursionError if it is not as simple as that. Made
+# once: it takes a tenth of a small record's time.
 plain_json = json.JSONEncoder(
-    default=_plain, allow_nan=False, ensure_ascii=False, separators=(",", ":")
+    default=plain, allow_nan=False, ensure_ascii=False, separators=(",", ":")
 ).encode
+
+
+def mended_text(text: str) -> str:
+    """The text with what PostgreSQL cannot store, NUL and lone surrogates, as U+FFFD."""
+    whole = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return whole.replace("\0", "\ufffd")
 
 
 def _mended(value: object, path: str, level: int) -> object:
@@ -133,13 +140,12 @@ def _mended(value: object, path: str, level: int) -> object:
     """
     field = path or "record"
     if level >= MAX_DEPTH:
-        raise InvalidInput.of(re.split(r"[.\[]", path)[0], "nested less than 100 levels deep")
+        raise too_deep(path)
     match value:
         case None | bool():
             return value
         case str():
-            whole = value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-            return whole.replace("\0", "\ufffd")
+            return mended_text(value)
         case int():
             if abs(value) > MAX_NUMBER:
                 raise InvalidInput.of(field, "numbers within 1e308")
@@ -160,10 +166,15 @@ def _mended(value: object, path: str, level: int) -> object:
         case datetime() if value.tzinfo is None:
             raise InvalidInput.of(field, "must be an aware datetime (with its time zone)")
     try:
-        plain = _plain(value)
+        written = plain(value)
     except TypeError as error:
         raise InvalidInput.of(field, f"a {error} is not JSON") from None
-    return _mended(plain, path, level)
+    return _mended(written, path, level)
+
+
+def too_deep(path: str) -> InvalidInput:
+    """The error for a value at this path, which names the record's field."""
+    return InvalidInput.of(re.split(r"[.\[]", path)[0], "nested less than 100 levels deep")
 
 
 def _key(key: object, field: str) -> str:

@@ -102,6 +102,12 @@ async def store_async(
         return receipt
 
 
+def not_stored(records: Sequence[Record], first: int) -> Receipt:
+    """The receipt of a portion that could not be stored, each record rejected."""
+    empty = (queries.ingest(batch).empty() for batch in batches(records, first))
+    return sum(empty, Receipt())
+
+
 def _steps(conn: object, tenant_id: UUID, records: Sequence[Record], first: int) -> Steps:
     """What is to be done, each step after what came of the one before."""
     if conn not in _layouts:

@@ -1,0 +1,33 @@
+-- writer.sql: what a writer's own connection says (tracedb/link.py).
+
+-- name: control
+select 1;
+
+-- name: begin
+-- Waiting for a lock ends before the statement does, and that before the writer hangs up.
+select
+    set_config('lock_timeout', %(lock_timeout)s, true),
+    set_config('statement_timeout', %(statement_timeout)s, true),
+    tracedb.set_tenant(%(tenant_id)s);
+
+-- name: touch
+select tracedb.touch_writer(
+    %(writer_id)s, %(service)s, %(highest_no)s, %(closed)s, %(tenant_id)s
+);
+
+-- name: store
+select jsonb_array_length(
+    tracedb.ingest_from(
+        %(writer_id)s, %(numbers)s::bigint[], %(batch)s::json, %(tenant_id)s
+    ) -> 'rejected'
+);
+
+-- name: drop
+select tracedb.record_delivery(
+    %(writer_id)s, %(numbers)s::int8multirange, 'dropped', %(tenant_id)s
+);
+
+-- name: bury
+select tracedb.bury(
+    %(writer_id)s, %(number)s, %(record)s, %(reason)s, %(sqlstate)s, %(tenant_id)s
+);
