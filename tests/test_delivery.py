@@ -113,13 +113,15 @@ def test_what_is_not_json_in_the_call_is_a_dead_letter_with_its_ids(
 ) -> None:
     with writer(database, tenant) as ours:
         save(ours, "good")
-        made = save(ours, "bad", attributes={"x": float("nan")})
+        secret = "password=hunter2"
+        made = save(ours, "bad", attributes={"x": float("nan")}, external_id=secret)
         assert made is not None
         assert ours.flush_all(30)
 
     (letter,) = dead_letters(database, tenant)
     assert letter.reason == "attributes.x: must be a finite number, not nan"
     assert made in letter.record
+    assert "hunter2" not in letter.record
     assert names(database, tenant) == ["good"]
 
 

@@ -156,7 +156,10 @@ class WriterCore(Recorder):
         ids: Mapping[str, Any] = {
             key: str(record[key])[:1024] for key in _IDS if record.get(key) is not None
         }
-        if self._hook is not None:
+        if self._hook is None:
+            clean = json.loads(pack({"reason": reason, "record": ids}, self._limits).text)
+            ids, reason = clean["record"], clean["reason"]
+        else:
             # the path of a field is the caller's own words too
             ids, reason = masked(ids, NOTE), "record: cannot be written as JSON"
         return json.dumps(
