@@ -372,6 +372,13 @@ begin
             merged := merged + stored.merged;
         end if;
     end loop;
+
+    perform tracedb.note_changes(array(
+        select distinct (r ->> 'trace_id')::uuid
+        from unnest(items) as r
+        -- an event may name a trace, but changes nothing of it
+        where r ->> 'type' = 'trace' or r ? 'span_id'
+    ), tenant_id);
 end $$;
 
 comment on function tracedb.store_records(text[], uuid) is

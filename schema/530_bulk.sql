@@ -118,6 +118,13 @@ begin
         raise exception using errcode = 'TD003', message = 'trace_id: means another trace';
     end if;
 
+    -- Every part has its trace among these two, also a part that is copied beside this call.
+    perform tracedb.note_changes(array(
+        select r.trace_id from unnest(traces) as r
+        union
+        select r.trace_id from unnest(stubs) as r
+    ), tenant);
+
     -- A stub is needed where the trace is unknown, or known by a stub that begins later.
     if stubs is not null then
         select array_agg(s) into stubs

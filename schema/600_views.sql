@@ -212,35 +212,23 @@ comment on view tracedb.error_analysis is
     'A kind of failure a row: where it happens (node_type and origin: an agent, a model or tool, a '
     'hook, an endpoint), how often, in how many traces, since when, and the newest example.';
 
-create or replace view tracedb.dashboard_summary with (security_invoker = true) as
+create or replace view tracedb.trace_figures with (security_invoker = true) as
 select
     t.tenant_id,
-    count(*) filter (where r.is_request) as trace_count_7d,
-    count(*) filter (where r.is_request and r.is_of_today) as trace_count_24h,
-    count(*) filter (where r.is_request and t.status in ('error', 'timeout')) as error_count_7d,
-    count(*) filter (where r.is_request and t.status = 'ok')::double precision
-        / nullif(count(*) filter (where r.is_request and t.status <> 'running'), 0)
-        as success_rate_7d,
-    percentile_cont(0.5) within group (order by t.duration_ms)
-        filter (where r.is_request) as median_duration_ms_7d,
-    percentile_cont(0.95) within group (order by t.duration_ms)
-        filter (where r.is_request) as p95_duration_ms_7d,
-    sum(t.input_tokens) filter (where not a.has_tokens)::bigint as input_tokens_7d,
-    sum(t.output_tokens) filter (where not a.has_tokens)::bigint as output_tokens_7d,
-    sum(t.cost_usd) filter (where not a.has_cost) as cost_usd_7d,
-    sum(t.cost_usd) filter (where not a.has_cost and r.is_of_today) as cost_usd_24h,
-    count(distinct t.user_id) as user_count_7d,
-    count(distinct t.agent_id) as agent_count_7d,
-    max(t.started_at) as last_started_at,
-    count(*) filter (
-        where not a.has_cost and (t.cost_usd is null or t.unpriced_count > 0)
-    ) as unknown_cost_count_7d
+    t.trace_id,
+    t.user_id,
+    t.agent_id,
+    t.route,
+    t.started_at,
+    t.duration_ms,
+    t.status,
+    t.status in ('error', 'timeout') as has_failed,
+    t.parent_trace_id is null as is_request,
+    case when not a.has_tokens then t.input_tokens end as input_tokens,
+    case when not a.has_tokens then t.output_tokens end as output_tokens,
+    case when not a.has_cost then t.cost_usd end as cost_usd,
+    not a.has_cost and (t.cost_usd is null or t.unpriced_count > 0) as is_cost_unknown
 from tracedb.trace_summary as t
-cross join lateral (
-    select
-        t.parent_trace_id is null as is_request,
-        t.started_at >= now() - interval '1 day' as is_of_today
-) as r
 -- What an execution reports for itself as a whole includes those nested in it; their own figures
 -- count where none above them reported any. A circle of parents ends by itself: "union".
 cross join lateral (
@@ -254,7 +242,37 @@ cross join lateral (
     )
     select bool_or(above.has_cost) as has_cost, bool_or(above.has_tokens) as has_tokens
     from above
-) as a
+) as a;
+
+comment on view tracedb.trace_figures is
+    'What each trace adds to a total. A request is a trace that is not nested. Tokens and cost are '
+    'those of trace_summary, but null where an execution above reported its own, which include '
+    'them: so every sum over traces counts them once. is_cost_unknown: the cost is not known, or '
+    'only in part. Every total of tracedb is a sum over these rows.';
+
+create or replace view tracedb.dashboard_summary with (security_invoker = true) as
+select
+    t.tenant_id,
+    count(*) filter (where t.is_request) as trace_count_7d,
+    count(*) filter (where t.is_request and r.is_of_today) as trace_count_24h,
+    count(*) filter (where t.is_request and t.has_failed) as error_count_7d,
+    count(*) filter (where t.is_request and t.status = 'ok')::double precision
+        / nullif(count(*) filter (where t.is_request and t.status <> 'running'), 0)
+        as success_rate_7d,
+    percentile_cont(0.5) within group (order by t.duration_ms)
+        filter (where t.is_request) as median_duration_ms_7d,
+    percentile_cont(0.95) within group (order by t.duration_ms)
+        filter (where t.is_request) as p95_duration_ms_7d,
+    sum(t.input_tokens)::bigint as input_tokens_7d,
+    sum(t.output_tokens)::bigint as output_tokens_7d,
+    sum(t.cost_usd) as cost_usd_7d,
+    sum(t.cost_usd) filter (where r.is_of_today) as cost_usd_24h,
+    count(distinct t.user_id) as user_count_7d,
+    count(distinct t.agent_id) as agent_count_7d,
+    max(t.started_at) as last_started_at,
+    count(*) filter (where t.is_cost_unknown) as unknown_cost_count_7d
+from tracedb.trace_figures as t
+cross join lateral (select t.started_at >= now() - interval '1 day' as is_of_today) as r
 -- The id is the clock, to the day; started_at is exact.
 where t.trace_id >= tracedb.uuid_floor(now() - interval '8 days')
     and t.started_at >= now() - interval '7 days'
@@ -265,5 +283,63 @@ comment on view tracedb.dashboard_summary is
     'hours: how many, how well, how fast (milliseconds), users and agents, and the tokens and cost '
     'of these and of what is nested in them. unknown_cost_count_7d counts traces whose cost is '
     'unknown, or known only in part.';
+
+create or replace view tracedb.agent_traces_analytics with (security_invoker = true) as
+select
+    t.tenant_id,
+    t.agent_id,
+    t.route,
+    count(*) filter (where t.is_request) as request_count,
+    count(*) as execution_count,
+    count(*) filter (where t.has_failed) as error_count,
+    count(*) filter (where t.status = 'ok')::double precision
+        / nullif(count(*) filter (where t.status <> 'running'), 0) as success_rate,
+    avg(t.duration_ms)::double precision as mean_duration_ms,
+    percentile_cont(0.5) within group (order by t.duration_ms) as p50_duration_ms,
+    percentile_cont(0.95) within group (order by t.duration_ms) as p95_duration_ms,
+    percentile_cont(0.99) within group (order by t.duration_ms) as p99_duration_ms,
+    sum(t.input_tokens)::bigint as input_tokens,
+    sum(t.output_tokens)::bigint as output_tokens,
+    sum(t.cost_usd) as cost_usd,
+    count(*) filter (where t.is_cost_unknown) as unknown_cost_count,
+    max(t.started_at) as last_started_at
+from tracedb.trace_figures as t
+-- The id is the clock, to the day; started_at is exact.
+where t.trace_id >= tracedb.uuid_floor(now() - interval '8 days')
+    and t.started_at >= now() - interval '7 days'
+group by t.tenant_id, t.agent_id, t.route;
+
+comment on view tracedb.agent_traces_analytics is
+    'An agent and route a row, over the last 7 days: executions, nested ones too (of them '
+    'request_count are not), failures, durations in milliseconds, tokens and cost. agent_id and '
+    'route are null where traces name none, so that costs add up. get_analytics answers the same '
+    'for any time.';
+
+create or replace view tracedb.user_request_analytics with (security_invoker = true) as
+select
+    t.tenant_id,
+    t.user_id,
+    count(*) filter (where t.is_request) as total_requests,
+    count(*) as total_executions,
+    count(*) filter (where t.is_request and t.has_failed) as total_errors,
+    sum(t.input_tokens)::bigint as total_input_tokens,
+    sum(t.output_tokens)::bigint as total_output_tokens,
+    sum(t.cost_usd) as total_cost_usd,
+    count(*) filter (where t.is_cost_unknown) as unknown_cost_count,
+    percentile_cont(0.5) within group (order by t.duration_ms)
+        filter (where t.is_request) as p50_duration_ms,
+    percentile_cont(0.95) within group (order by t.duration_ms)
+        filter (where t.is_request) as p95_duration_ms,
+    percentile_cont(0.99) within group (order by t.duration_ms)
+        filter (where t.is_request) as p99_duration_ms,
+    min(t.started_at) as first_started_at,
+    max(t.started_at) as last_started_at
+from tracedb.trace_figures as t
+group by t.tenant_id, t.user_id;
+
+comment on view tracedb.user_request_analytics is
+    'A user a row, over all retained traces: requests (traces that are not nested), how many of '
+    'them failed and how long they took in milliseconds, and the tokens and cost of these and of '
+    'the nested executions that name the same user. user_id is null for traces that name none.';
 
 reset role;

@@ -38,6 +38,7 @@ begin
             ('default', 'agent_executions_default'),
             ('ledger', 'ingest_writers'),
             ('letter', 'dead_letters'),
+            ('feed', 'trace_changes'),
             ('id map', 'trace_ids'),
             ('tenant', 'tenants'),
             ('setting', 'partition_policies')
@@ -76,6 +77,14 @@ begin
             ('letter', 'tracedb_reader', 'select', own_rows, null),
             ('letter', 'tracedb_maintainer', 'select', 'true', null),
             ('letter', 'tracedb_maintainer', 'delete', 'true', null),
+
+            ('feed', 'tracedb_owner', 'all', 'true', 'true'),
+            ('feed', 'tracedb_service', 'select', 'true', null),
+            ('feed', 'tracedb_service', 'insert', null, 'true'),
+            ('feed', 'tracedb_app', 'select', own_rows, null),
+            ('feed', 'tracedb_app', 'insert', null, own_rows),
+            ('feed', 'tracedb_reader', 'select', own_rows, null),
+            ('feed', 'tracedb_maintainer', 'select', 'true', null),
 
             ('id map', 'tracedb_owner', 'all', 'true', 'true'),
             ('id map', 'tracedb_service', 'select', 'true', null),

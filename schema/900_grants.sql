@@ -42,7 +42,7 @@ grant select, insert, update on
 to tracedb_service, tracedb_app;
 grant select, insert, update on tracedb.ingest_writers to tracedb_service, tracedb_app;
 grant select, insert, delete on tracedb.dead_letters to tracedb_service, tracedb_app;
-grant select, insert on tracedb.trace_ids to tracedb_service, tracedb_app;
+grant select, insert on tracedb.trace_ids, tracedb.trace_changes to tracedb_service, tracedb_app;
 grant select, insert, update on tracedb.tenants to tracedb_service;
 grant select on tracedb.tenants to tracedb_app;
 
@@ -50,6 +50,7 @@ grant execute on function
     tracedb.ingest(json, uuid),
     tracedb.ingest_slice(text[], integer, integer, uuid),
     tracedb.store_records(text[], uuid),
+    tracedb.note_changes(uuid[], uuid),
     tracedb.store_parts(text, jsonb[]),
     tracedb.store_traces(jsonb[]),
     tracedb.resolve_traces(jsonb[], uuid),
@@ -87,6 +88,7 @@ grant select on
     tracedb.tenants,
     tracedb.execution_traces,
     tracedb.trace_ids,
+    tracedb.trace_changes,
     tracedb.agent_routing_decisions,
     tracedb.hook_executions,
     tracedb.endpoint_calls,
@@ -100,11 +102,14 @@ grant select on
 to tracedb_reader, tracedb_maintainer;
 grant select on
     tracedb.trace_summary,
+    tracedb.trace_figures,
     tracedb.agent_performance,
     tracedb.hook_performance_summary,
     tracedb.endpoint_reliability,
     tracedb.error_analysis,
-    tracedb.dashboard_summary
+    tracedb.dashboard_summary,
+    tracedb.agent_traces_analytics,
+    tracedb.user_request_analytics
 to tracedb_service, tracedb_app, tracedb_reader, tracedb_maintainer;
 grant execute on function
     tracedb.find_trace(text, uuid),
@@ -114,7 +119,23 @@ grant execute on function
     tracedb.nested_traces(uuid[], uuid, uuid),
     tracedb.critical_path(integer[], timestamptz[], timestamptz[]),
     tracedb.part_document(jsonb),
-    tracedb.loss_report(uuid, uuid)
+    tracedb.loss_report(uuid, uuid),
+    tracedb.read_trace_filter(jsonb),
+    tracedb.header_matches(tracedb.execution_traces, tracedb.trace_filter),
+    tracedb.trace_ids_before(tracedb.trace_filter, uuid, uuid, integer, uuid),
+    tracedb.traces_with_parts(tracedb.trace_filter, uuid[], uuid),
+    tracedb.find_traces(jsonb, integer, text, integer, timestamptz, uuid),
+    tracedb.find_recent(jsonb, integer, integer, timestamptz, uuid),
+    tracedb.get_user_traces(text, integer, integer, timestamptz, timestamptz, uuid),
+    tracedb.get_traces_by_route(text, integer, integer, timestamptz, uuid),
+    tracedb.get_traces_by_agent(text, integer, integer, timestamptz, uuid),
+    tracedb.get_error_traces(integer, integer, timestamptz, uuid),
+    tracedb.get_slow_queries(bigint, integer, integer, timestamptz, uuid),
+    tracedb.get_research_triggers(integer, integer, timestamptz, uuid),
+    tracedb.changes_cursor(),
+    tracedb.changes_since(text, integer, uuid),
+    tracedb.get_analytics(integer, timestamptz, uuid),
+    tracedb.get_user_analytics(text, uuid)
 to tracedb_service, tracedb_app, tracedb_reader, tracedb_maintainer;
 
 -- What policies, constraints and queries of every role call

@@ -407,6 +407,7 @@ def _call(
 def _value(conn: Connection, function: Function, name: str, type_: str, target: Target) -> Any:
     """Something of the target's that fits the argument."""
     wanted = {"trace_id": str(target.trace_id)}
+    whose = "A" if target.tenant == A else "B"
     items = [json.dumps(r) for r in records(target.tenant, NOW, wanted, target.number)]
     named = {
         ("tenant_id", "uuid"): target.tenant,
@@ -425,6 +426,17 @@ def _value(conn: Connection, function: Function, name: str, type_: str, target: 
         ("outcome", "text"): "stored",
         ("dead_letter_ids", "uuid[]"): _dead_letters(conn, target.tenant),
         ("before", "timestamp with time zone"): NOW + timedelta(days=1),
+        ("filter", "jsonb"): json.dumps({"status": "error"}),
+        ("cursor", "text"): None,
+        ("offset_rows", "integer"): 0,
+        ("lowest", "uuid"): UUID(int=0),
+        ("before", "uuid"): UUID(int=2**128 - 1),
+        ("user_id", "text"): f"user of {whose}",
+        ("agent_id", "text"): f"agent of {whose}",
+        ("route", "text"): f"route of {whose}",
+        ("start_date", "timestamp with time zone"): NOW,
+        ("end_date", "timestamp with time zone"): NOW + timedelta(days=1),
+        ("as_of", "timestamp with time zone"): NOW + timedelta(days=1),
     }
     by_type = {
         "uuid": target.trace_id,
@@ -443,6 +455,8 @@ def _value(conn: Connection, function: Function, name: str, type_: str, target: 
         "timestamp with time zone[]": [NOW],
         "regclass": "tracedb.llm_spans",
         "tracedb.partition_policies": "(traces,{llm_spans},week,1)",
+        "tracedb.execution_traces": None,
+        "tracedb.trace_filter": None,
     }
     if (name, type_) in named:
         return named[name, type_]

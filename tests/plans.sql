@@ -2,8 +2,8 @@
 
 -- test_plans.py runs every query under row-level security and compares. Each index is followed by
 -- the number of partitions with rows that the query may read through it: "all", or few because the
--- others are pruned ("recent": the weeks that 8 days touch). "a|b": either; both begin with the
--- tenant, and for the rows of a whole week they cost the same.
+-- others are pruned ("recent": the weeks that 8 days touch, "month": those of 31 days). "a|b":
+-- either; both begin with the tenant, and for the rows of a whole week they cost the same.
 
 -- trace_by_id: the header of a trace.
 --     execution_traces_pkey 1
@@ -132,6 +132,102 @@ select * from tracedb.endpoint_reliability where tenant_id = :'tenant';
 --     endpoint_calls_pkey all
 --     llm_spans_pkey all
 select * from tracedb.error_analysis where tenant_id = :'tenant';
+
+-- found_of_user: the newest traces of a user, by the function.
+--     execution_traces_user_id_idx all
+--     execution_traces_pkey all
+--     agent_routing_decisions_pkey 10
+--     hook_executions_pkey 10
+--     endpoint_calls_pkey 10
+--     llm_spans_pkey 10
+select * from tracedb.get_user_traces(:'user', tenant_id => :'tenant');
+
+-- found_failures: the newest failures of a week.
+--     execution_traces_failed_idx recent
+--     execution_traces_pkey recent
+--     agent_routing_decisions_pkey recent
+--     hook_executions_pkey recent
+--     endpoint_calls_pkey recent
+--     llm_spans_pkey recent
+select * from tracedb.get_error_traces(tenant_id => :'tenant');
+
+-- found_slow: the newest slow traces of a week.
+--     execution_traces_pkey recent
+--     agent_routing_decisions_pkey recent
+--     hook_executions_pkey recent
+--     endpoint_calls_pkey recent
+--     llm_spans_pkey recent
+select * from tracedb.get_slow_queries(2000, tenant_id => :'tenant');
+
+-- found_of_agent: the newest traces of an agent in a week; no index, only the week's partitions.
+--     execution_traces_pkey recent
+--     agent_routing_decisions_pkey recent
+--     hook_executions_pkey recent
+--     endpoint_calls_pkey recent
+--     llm_spans_pkey recent
+select * from tracedb.get_traces_by_agent('agent-1', tenant_id => :'tenant');
+
+-- found_of_route: the newest traces of a route in a week.
+--     execution_traces_pkey recent
+--     agent_routing_decisions_pkey recent
+--     hook_executions_pkey recent
+--     endpoint_calls_pkey recent
+--     llm_spans_pkey recent
+select * from tracedb.get_traces_by_route('refund', tenant_id => :'tenant');
+
+-- found_newest: a page of all traces.
+--     execution_traces_pkey all
+--     agent_routing_decisions_pkey all
+--     hook_executions_pkey all
+--     endpoint_calls_pkey all
+--     llm_spans_pkey all
+select * from tracedb.find_traces(max_rows => 20, tenant_id => :'tenant');
+
+-- found_of_session: the traces of a session, in the 30 days of a search without an index.
+--     execution_traces_pkey month
+--     agent_routing_decisions_pkey month
+--     hook_executions_pkey month
+--     endpoint_calls_pkey month
+--     llm_spans_pkey month
+select * from tracedb.find_traces(
+    jsonb_build_object('session_id', :'session'::text), tenant_id => :'tenant');
+
+-- found_by_span: traces with a span of a model, in the same 30 days.
+--     execution_traces_pkey month
+--     agent_routing_decisions_pkey month
+--     hook_executions_pkey month
+--     endpoint_calls_pkey month
+--     llm_spans_pkey month
+select * from tracedb.find_traces(
+    '{"model": "gpt-4.1-mini", "operation_type": "llm"}', tenant_id => :'tenant');
+
+-- found_by_cost: traces that cost so much, in the same 30 days.
+--     execution_traces_pkey month
+--     agent_routing_decisions_pkey month
+--     hook_executions_pkey month
+--     endpoint_calls_pkey month
+--     llm_spans_pkey month
+select * from tracedb.find_traces('{"min_cost_usd": 0.02}', tenant_id => :'tenant');
+
+-- totals_of_a_week: the analytics of 7 days.
+--     execution_traces_pkey|execution_traces_user_id_idx recent
+--     llm_spans_pkey recent
+select tracedb.get_analytics(tenant_id => :'tenant');
+
+-- agents_of_a_week: the same by agent and route, as a view.
+--     execution_traces_pkey|execution_traces_user_id_idx recent
+--     llm_spans_pkey recent
+select * from tracedb.agent_traces_analytics where tenant_id = :'tenant';
+
+-- totals_of_user: a user over all its traces; each reads the partition of its trace.
+--     execution_traces_user_id_idx all
+--     execution_traces_pkey all
+--     llm_spans_pkey all
+select tracedb.get_user_analytics(:'user', :'tenant');
+
+-- changes: what was written since.
+--     trace_changes_pkey 1
+select * from tracedb.changes_since(null, 1000, :'tenant');
 
 -- newest_platform_events: the newest platform events of a tenant.
 --     platform_events_pkey all

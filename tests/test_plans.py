@@ -25,8 +25,8 @@ from servers import Server, as_role
 TRACES = 40_000
 WEEKS = 13
 TENANTS = 20
-# 8 days touch at most 3 weeks
-LIMITS = {"recent": 3, "all": WEEKS + 1}
+# 8 days touch at most 3 weeks (with a day on either side of the ids too), 31 days at most 6
+LIMITS = {"recent": 3, "month": 6, "all": WEEKS + 1}
 
 # How often this transaction has scanned each partition and index so far, and the rows it got. Small
 # partitions (to come, or of a week that has only begun) are rightly read as a whole.
@@ -123,10 +123,13 @@ def data(server: Server, template: str) -> Iterator[Data]:
 
 
 def _subject(conn: psycopg.Connection[Any]) -> dict[str, str]:
-    """A tenant of middling size, one of its traces that started another, and that trace's user."""
+    """A tenant of middling size, a trace of it that started another, its user; a late session."""
     row = conn.execute(
         """
-        select t.tenant_id::text, t.trace_id::text, t.user_id, t.external_id
+        select t.tenant_id::text, t.trace_id::text, t.user_id, t.external_id, (
+            select n.session_id from tracedb.execution_traces as n
+            where n.tenant_id = t.tenant_id order by n.trace_id desc limit 1
+        )
         from tracedb.execution_traces as t
         join tracedb.execution_traces as nested on nested.parent_trace_id = t.trace_id
         where t.tenant_id = %s and t.external_id is not null
@@ -138,7 +141,7 @@ def _subject(conn: psycopg.Connection[Any]) -> dict[str, str]:
         [seed.tenant_id(TENANTS // 2)],
     ).fetchone()
     assert row is not None
-    return dict(zip(("tenant", "trace", "user", "external"), row, strict=True))
+    return dict(zip(("tenant", "trace", "user", "external", "session"), row, strict=True))
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -118,6 +118,85 @@ def test_a_real_file_without_times_and_costs_has_none_in_the_database(
     spans = rows(database, "select operation_type, count(*) from tracedb.llm_spans group by 1")
     roles = Counter(message["role"] for run in runs for message in run["traj"])
     assert dict(spans) == {"llm": roles["assistant"] + roles["user"], "tool": roles["tool"]}
+
+
+def percentile(values: list[int], share: float) -> Any:
+    """As percentile_cont has it: between the two nearest."""
+    values = sorted(values)
+    low, rest = divmod(share * (len(values) - 1), 1)
+    at, after = values[int(low)], values[min(int(low) + 1, len(values) - 1)]
+    return pytest.approx(at + (after - at) * rest)
+
+
+@pytest.mark.skipif(not list(REAL.glob("tau2/*.json")), reason="the real files are not here")
+def test_analytics_of_real_files_are_sums_over_the_files(database: str) -> None:
+    paths = sorted(REAL.glob("tau2/*.json"))
+    load(database, *paths)
+    figures: dict[str, list[Any]] = {}
+    starts = []
+    for path in paths:
+        document = json.loads(path.read_text(), parse_float=Decimal)
+        agent = document["info"]["agent_info"]
+        name = f"{agent['implementation']} {agent['llm'].split('/')[-1]}"
+        for simulation in document["simulations"]:
+            usage = [m["usage"] for m in simulation["messages"] if m.get("usage")]
+            starts.append(datetime.fromisoformat(simulation["start_time"]).replace(tzinfo=UTC))
+            figures.setdefault(name, []).append(
+                (
+                    simulation["reward_info"]["reward"] < 1,
+                    simulation["agent_cost"] + simulation["user_cost"],
+                    sum(u["prompt_tokens"] for u in usage),
+                    sum(u["completion_tokens"] for u in usage),
+                    round(simulation["duration"] * 1000),
+                )
+            )
+
+    def sums(runs: list[Any]) -> list[Any]:
+        failed, costs, tokens_in, tokens_out, durations = zip(*runs, strict=True)
+        shares = [percentile(list(durations), share) for share in (0.5, 0.95, 0.99)]
+        return [len(runs), sum(failed), sum(costs), sum(tokens_in), sum(tokens_out), *shares]
+
+    with tracedb.connect(database) as db:
+        found = db.tenant(TENANT).get_analytics(
+            days=(max(starts) - min(starts)).days + 1, as_of=max(starts) + timedelta(seconds=1)
+        )
+
+    assert [
+        *(found.total_requests, found.total_errors, found.total_cost_usd),
+        *(found.total_input_tokens, found.total_output_tokens),
+        *(found.p50_duration_ms, found.p95_duration_ms, found.p99_duration_ms),
+    ] == sums([run for runs in figures.values() for run in runs])
+    assert found.unknown_cost_count == 0
+    by_agent = {
+        group.name: [
+            *(group.requests, group.errors, group.cost_usd, group.input_tokens),
+            *(group.output_tokens, group.p50_duration_ms, group.p95_duration_ms),
+            group.p99_duration_ms,
+        ]
+        for group in found.by_agent
+    }
+    assert by_agent == {name: sums(runs) for name, runs in figures.items()}
+    assert [(group.name, group.requests) for group in found.by_route] == [(None, len(starts))]
+
+
+@real_tau
+def test_analytics_of_real_users_are_counts_over_the_file(database: str, path: Path) -> None:
+    runs = json.loads(gzip.decompress(path.read_bytes()))
+    load(database, path)
+    rewards: dict[str, list[float]] = {}
+    for run in runs:
+        rewards.setdefault(run["info"]["task"]["user_id"], []).append(run["reward"])
+
+    with tracedb.connect(database) as db:
+        found = {user: db.tenant(TENANT).get_user_analytics(user) for user in rewards}
+
+    assert {
+        user: row and (row.total_requests, row.total_errors, row.unknown_cost_count)
+        for user, row in found.items()
+    } == {
+        user: (len(of), sum(reward < 1 for reward in of), len(of)) for user, of in rewards.items()
+    }
+    assert {row and row.total_cost_usd for row in found.values()} == {None}
 
 
 @real_tau2

@@ -41,6 +41,8 @@ def records(tenant: UUID, at: datetime, name: dict[str, str], number: int) -> li
             "name": f"of {whose}",
             "agent_id": f"agent of {whose}",
             "user_id": f"user of {whose}",
+            "route": f"route of {whose}",
+            "research_triggered": True,
             "prompt": f"said by {whose}",
         },
         {"type": "routing_decision", **part, "span_id": span_id, "selected_agent": whose},

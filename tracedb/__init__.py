@@ -18,6 +18,8 @@ from tracedb.pack import Limits
 from tracedb.query import Query, run, run_async
 from tracedb.rows import (
     AgentPerformance,
+    Analytics,
+    AnalyticsGroup,
     DashboardSummary,
     DeadLetter,
     EndpointReliability,
@@ -26,8 +28,11 @@ from tracedb.rows import (
     Receipt,
     Rejection,
     Requeued,
+    TraceChange,
+    TracePage,
     TraceSummary,
     TreeNode,
+    UserAnalytics,
     WriterLosses,
 )
 from tracedb.tracing import current_span, span, trace, traced
@@ -37,6 +42,8 @@ __version__ = version("tracedb")
 
 __all__ = [
     "AgentPerformance",
+    "Analytics",
+    "AnalyticsGroup",
     "AsyncTenant",
     "AsyncTraceDB",
     "AsyncWriter",
@@ -57,10 +64,13 @@ __all__ = [
     "Stats",
     "Tenant",
     "TenantMissing",
+    "TraceChange",
     "TraceDB",
+    "TracePage",
     "TraceSummary",
     "TracedbError",
     "TreeNode",
+    "UserAnalytics",
     "Writer",
     "WriterLosses",
     "__version__",

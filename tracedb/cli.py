@@ -28,6 +28,7 @@ SUBJECTS = (
     "tracedb.cli_demo",
     "tracedb.cli_import",
     "tracedb.cli_trace",
+    "tracedb.cli_traces",
     "tracedb.cli_ledger",
 )
 

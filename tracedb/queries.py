@@ -6,14 +6,43 @@ import json
 from collections.abc import Sequence
 from datetime import datetime
 from decimal import Decimal
-from typing import Any
+from typing import Any, TypedDict, Unpack
 from uuid import UUID
 
 from psycopg.rows import class_row, dict_row, scalar_row
 
 from tracedb import rows
+from tracedb.answers import as_json, figures_of, summaries
 from tracedb.query import Query, many, maybe, nothing, one, statement
 from tracedb.records import Batch
+
+
+class TraceFilter(TypedDict, total=False):
+    """What `find_traces` can be asked for; a field left out, or None, asks for nothing.
+
+    Times are of `started_at`: `since` is inclusive, `until` is not; the other bounds are. `status`
+    is one or a list. `model` (asked for, or that answered), `operation_type`, `conversation_id` and
+    `message_id` are of any one span; costs are those of `trace_summary`.
+    """
+
+    since: datetime | None
+    until: datetime | None
+    user_id: str | None
+    session_id: str | None
+    route: str | None
+    agent_id: str | None
+    status: str | Sequence[str] | None
+    error_type: str | None
+    tag: str | None
+    research_triggered: bool | None
+    min_duration_ms: int | None
+    max_duration_ms: int | None
+    model: str | None
+    operation_type: str | None
+    conversation_id: str | None
+    message_id: str | None
+    min_cost_usd: Decimal | str | None
+    max_cost_usd: Decimal | str | None
 
 
 def ingest(batch: Batch) -> Query[rows.Receipt]:
@@ -70,6 +99,133 @@ def trace_summary(trace_id: UUID) -> Query[rows.TraceSummary | None]:
     """The header of a trace with its tokens, cost and part counts; None if there is none."""
     row = class_row(rows.TraceSummary)
     return Query(statement("trace_summary"), {"trace_id": trace_id}, row, maybe)
+
+
+def find_traces(
+    *,
+    limit: int = 100,
+    cursor: str | None = None,
+    offset: int = 0,
+    as_of: datetime | None = None,
+    **filter: Unpack[TraceFilter],
+) -> Query[rows.TracePage]:
+    """Traces that match a filter, newest first, a page of at most 1000 (`tracedb.find_traces`).
+
+    The next page is the same call with the cursor of this one. Fields are those of `TraceFilter`. A
+    search that names neither `since`, nor `user_id`, nor only failures as `status` goes back 30
+    days from `until` or `as_of` (default: now). Raises InvalidInput "field: rule".
+    """
+
+    def page(found: Sequence[dict[str, Any]]) -> rows.TracePage:
+        after = found[-1]["cursor"] if len(found) == limit else None
+        return rows.TracePage(tuple(summaries(found)), after)
+
+    args = {
+        "filter": json.dumps(filter, default=as_json),
+        "limit": limit,
+        "cursor": cursor,
+        "offset": offset,
+        "as_of": as_of,
+    }
+    return Query(statement("find_traces"), args, dict_row, page)
+
+
+def get_user_traces(
+    user_id: str,
+    limit: int = 10,
+    offset: int = 0,
+    start_date: datetime | None = None,
+    end_date: datetime | None = None,
+) -> Query[list[rows.TraceSummary]]:
+    """The newest traces of a user, from `start_date` on and before `end_date`."""
+    args = {
+        "user_id": user_id,
+        "limit": limit,
+        "offset": offset,
+        "start_date": start_date,
+        "end_date": end_date,
+    }
+    return Query(statement("get_user_traces"), args, dict_row, summaries)
+
+
+def get_traces_by_route(
+    route: str, limit: int = 10, days: int = 7, as_of: datetime | None = None
+) -> Query[list[rows.TraceSummary]]:
+    """The newest traces of a route in the days before `as_of` (default: now)."""
+    args = {"route": route, "limit": limit, "days": days, "as_of": as_of}
+    return Query(statement("get_traces_by_route"), args, dict_row, summaries)
+
+
+def get_traces_by_agent(
+    agent_id: str, limit: int = 10, days: int = 7, as_of: datetime | None = None
+) -> Query[list[rows.TraceSummary]]:
+    """The newest traces of an agent, nested ones too, in the days before `as_of` (now)."""
+    args = {"agent_id": agent_id, "limit": limit, "days": days, "as_of": as_of}
+    return Query(statement("get_traces_by_agent"), args, dict_row, summaries)
+
+
+def get_error_traces(
+    limit: int = 10, days: int = 7, as_of: datetime | None = None
+) -> Query[list[rows.TraceSummary]]:
+    """The newest traces that failed (error or timeout) in the days before `as_of` (now)."""
+    args = {"limit": limit, "days": days, "as_of": as_of}
+    return Query(statement("get_error_traces"), args, dict_row, summaries)
+
+
+def get_slow_queries(
+    threshold_ms: int = 5000, limit: int = 10, days: int = 7, as_of: datetime | None = None
+) -> Query[list[rows.TraceSummary]]:
+    """The newest traces that took `threshold_ms` or longer, in the days before `as_of` (now)."""
+    args = {"threshold_ms": threshold_ms, "limit": limit, "days": days, "as_of": as_of}
+    return Query(statement("get_slow_queries"), args, dict_row, summaries)
+
+
+def get_research_triggers(
+    limit: int = 10, days: int = 7, as_of: datetime | None = None
+) -> Query[list[rows.TraceSummary]]:
+    """The newest traces that triggered research, in the days before `as_of` (default: now)."""
+    args = {"limit": limit, "days": days, "as_of": as_of}
+    return Query(statement("get_research_triggers"), args, dict_row, summaries)
+
+
+def get_analytics(days: int = 7, as_of: datetime | None = None) -> Query[rows.Analytics]:
+    """Totals, by agent and by route, of the days before `as_of` (default: now)."""
+
+    def analytics(found: Sequence[str]) -> rows.Analytics:
+        figures = figures_of(one(found))
+        for groups, field in (("by_agent", "agent_id"), ("by_route", "route")):
+            figures[groups] = tuple(
+                rows.AnalyticsGroup(name=group.pop(field), **group) for group in figures[groups]
+            )
+        return rows.Analytics(**figures)
+
+    args = {"days": days, "as_of": as_of}
+    return Query(statement("get_analytics"), args, scalar_row, analytics)
+
+
+def get_user_analytics(user_id: str) -> Query[rows.UserAnalytics | None]:
+    """A user over all retained traces; None if no trace names the user."""
+
+    def analytics(found: Sequence[str | None]) -> rows.UserAnalytics | None:
+        text = one(found)
+        return None if text is None else rows.UserAnalytics(**figures_of(text))
+
+    return Query(statement("get_user_analytics"), {"user_id": user_id}, scalar_row, analytics)
+
+
+def changes_cursor() -> Query[str]:
+    """A cursor for `changes_since` that skips what has been written so far."""
+    return Query(statement("changes_cursor"), {}, scalar_row, one)
+
+
+def changes_since(cursor: str | None = None, limit: int = 1000) -> Query[list[rows.TraceChange]]:
+    """Traces written since a cursor, or parts of them (`tracedb.changes_since`).
+
+    Go on with the `next_cursor` of the last one; if there is none, with the same again. No
+    committed change is ever skipped; a trace may be named more than once.
+    """
+    args = {"cursor": cursor, "limit": limit}
+    return Query(statement("changes_since"), args, class_row(rows.TraceChange), many)
 
 
 def agent_performance() -> Query[list[rows.AgentPerformance]]:

@@ -22,6 +22,54 @@ select * from tracedb.trace_tree(%(trace_id)s, %(tenant_id)s);
 select * from tracedb.trace_summary
 where tenant_id = %(tenant_id)s and trace_id = %(trace_id)s;
 
+-- name: find_traces
+select * from tracedb.find_traces(
+    %(filter)s::jsonb, %(limit)s, %(cursor)s, %(offset)s, coalesce(%(as_of)s, now()), %(tenant_id)s
+);
+
+-- name: get_user_traces
+select * from tracedb.get_user_traces(
+    %(user_id)s, %(limit)s, %(offset)s, %(start_date)s, %(end_date)s, %(tenant_id)s
+);
+
+-- name: get_traces_by_route
+select * from tracedb.get_traces_by_route(
+    %(route)s, %(limit)s, %(days)s, coalesce(%(as_of)s, now()), %(tenant_id)s
+);
+
+-- name: get_traces_by_agent
+select * from tracedb.get_traces_by_agent(
+    %(agent_id)s, %(limit)s, %(days)s, coalesce(%(as_of)s, now()), %(tenant_id)s
+);
+
+-- name: get_error_traces
+select * from tracedb.get_error_traces(
+    %(limit)s, %(days)s, coalesce(%(as_of)s, now()), %(tenant_id)s
+);
+
+-- name: get_slow_queries
+select * from tracedb.get_slow_queries(
+    %(threshold_ms)s, %(limit)s, %(days)s, coalesce(%(as_of)s, now()), %(tenant_id)s
+);
+
+-- name: get_research_triggers
+select * from tracedb.get_research_triggers(
+    %(limit)s, %(days)s, coalesce(%(as_of)s, now()), %(tenant_id)s
+);
+
+-- name: get_analytics
+-- as text, so that Python reads money as decimals
+select tracedb.get_analytics(%(days)s, coalesce(%(as_of)s, now()), %(tenant_id)s)::text;
+
+-- name: get_user_analytics
+select tracedb.get_user_analytics(%(user_id)s, %(tenant_id)s)::text;
+
+-- name: changes_cursor
+select tracedb.changes_cursor();
+
+-- name: changes_since
+select * from tracedb.changes_since(%(cursor)s, %(limit)s, %(tenant_id)s);
+
 -- name: agent_performance
 select * from tracedb.agent_performance
 where tenant_id = %(tenant_id)s

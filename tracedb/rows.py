@@ -109,6 +109,83 @@ class TraceSummary:
 
 
 @dataclass(frozen=True, slots=True)
+class TracePage:
+    """Traces, newest first, and the cursor of the next page; None if this one is not full."""
+
+    traces: tuple[TraceSummary, ...]
+    cursor: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class TraceChange:
+    """A trace that was written, or a part of it (`tracedb.changes_since`)."""
+
+    trace_id: UUID
+    changed_at: datetime
+    next_cursor: str
+
+
+@dataclass(frozen=True, slots=True)
+class AnalyticsGroup:
+    """What an agent or a route did; `name` is None for traces that name none.
+
+    Executions include nested ones, requests do not; errors and percentiles (milliseconds) are of
+    all executions.
+    """
+
+    name: str | None
+    requests: int
+    executions: int
+    errors: int
+    input_tokens: int | None
+    output_tokens: int | None
+    cost_usd: Decimal | None
+    unknown_cost_count: int
+    p50_duration_ms: float | None
+    p95_duration_ms: float | None
+    p99_duration_ms: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Analytics:
+    """Totals of a time (`tracedb.get_analytics`); errors and percentiles are of the requests."""
+
+    since: datetime
+    until: datetime
+    total_requests: int
+    total_executions: int
+    total_errors: int
+    total_input_tokens: int | None
+    total_output_tokens: int | None
+    total_cost_usd: Decimal | None
+    unknown_cost_count: int
+    p50_duration_ms: float | None
+    p95_duration_ms: float | None
+    p99_duration_ms: float | None
+    by_agent: tuple[AnalyticsGroup, ...]
+    by_route: tuple[AnalyticsGroup, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class UserAnalytics:
+    """A user over all retained traces (`tracedb.user_request_analytics`)."""
+
+    user_id: str
+    total_requests: int
+    total_executions: int
+    total_errors: int
+    total_input_tokens: int | None
+    total_output_tokens: int | None
+    total_cost_usd: Decimal | None
+    unknown_cost_count: int
+    p50_duration_ms: float | None
+    p95_duration_ms: float | None
+    p99_duration_ms: float | None
+    first_started_at: datetime
+    last_started_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class AgentPerformance:
     """How an agent did over all retained traces (`tracedb.agent_performance`)."""
 

@@ -26,6 +26,7 @@ TABLES = (
     "llm_spans",
     "trace_payloads",
     "trace_ids",
+    "trace_changes",
 )
 Batches = list[tuple[UUID, str]]
 

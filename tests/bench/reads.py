@@ -115,3 +115,30 @@ def dashboard_summary(context: Context) -> Iterator[Variants]:
     """The last 7 days of a tenant."""
     query = "select * from tracedb.dashboard_summary where tenant_id = %(tenant)s"
     yield from _variants(context, query, 50)
+
+
+@benchmark("reads.get_user_traces", metric="p50_ms")
+def get_user_traces(context: Context) -> Iterator[Variants]:
+    """The newest 10 traces of a user, found by the function."""
+    query = "select * from tracedb.get_user_traces(%(user)s, tenant_id => %(tenant)s)"
+    yield from _variants(context, query, 300)
+
+
+@benchmark("reads.get_error_traces", metric="p50_ms")
+def get_error_traces(context: Context) -> Iterator[Variants]:
+    """The newest 10 failures of 7 days."""
+    query = "select * from tracedb.get_error_traces(tenant_id => %(tenant)s)"
+    yield from _variants(context, query, 300)
+
+
+@benchmark("reads.get_slow_queries", metric="p50_ms")
+def get_slow_queries(context: Context) -> Iterator[Variants]:
+    """The newest 10 slow traces of 7 days."""
+    query = "select * from tracedb.get_slow_queries(tenant_id => %(tenant)s)"
+    yield from _variants(context, query, 300)
+
+
+@benchmark("reads.get_analytics", metric="p50_ms")
+def get_analytics(context: Context) -> Iterator[Variants]:
+    """The totals of 7 days, from raw rows."""
+    yield from _variants(context, "select tracedb.get_analytics(tenant_id => %(tenant)s)", 50)

@@ -75,6 +75,11 @@ insert into tracedb.trace_ids (tenant_id, external_id, trace_id)
 select p.tenant_id, 'request-' || p.i, p.trace_id from planned as p where p.i % 5 = 4
 """
 
+_CHANGES = """
+insert into tracedb.trace_changes (tenant_id, trace_ids)
+select p.tenant_id, array_agg(p.trace_id) from planned as p group by p.tenant_id, p.i / 1000
+"""
+
 _PAYLOADS = """
 insert into tracedb.trace_payloads (tenant_id, trace_id, kind, content, recorded_at)
 select p.tenant_id, p.trace_id, 'prompt', repeat(md5(p.i::text), 20), p.at
@@ -123,7 +128,14 @@ def fill(
     size = {"as_of": as_of, "days": days, "traces": traces, "tenants": tenants, "users": users}
     with conn.transaction():
         psycopg.ClientCursor(conn).execute(_PLAN, size)
-        for statement in (_TRACES, *_part_statements(part_bytes), _MAPPED, _PAYLOADS, *_EVENTS):
+        for statement in (
+            _TRACES,
+            *_part_statements(part_bytes),
+            _MAPPED,
+            _CHANGES,
+            _PAYLOADS,
+            *_EVENTS,
+        ):
             conn.execute(statement)
     conn.autocommit = True
     conn.execute("vacuum (analyze)")

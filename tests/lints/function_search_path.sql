@@ -11,5 +11,7 @@ where p.pronamespace = 'tracedb'::regnamespace
     -- reviewed: pure, every name in them qualified, and inlined where they run for each row
     and p.oid <> all (array[
         to_regprocedure('tracedb.is_uuid7(uuid)'), to_regprocedure('tracedb.is_readable(jsonb)'),
-        to_regprocedure('tracedb.external_key(text)'), to_regprocedure('tracedb.record_types()')
+        to_regprocedure('tracedb.external_key(text)'), to_regprocedure('tracedb.record_types()'),
+        to_regprocedure(
+            'tracedb.header_matches(tracedb.execution_traces, tracedb.trace_filter)')
     ]::oid[])
