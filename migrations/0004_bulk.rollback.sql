@@ -11,6 +11,6 @@ drop function tracedb.store_rows(
         tracedb.agent_routing_decisions[], tracedb.hook_executions[], tracedb.endpoint_calls[],
         tracedb.llm_spans[], tracedb.trace_payloads[], tracedb.trace_payloads[],
         tracedb.platform_events[], tracedb.tenant_cost_events[], tracedb.agent_executions[], uuid);
-drop function tracedb.sort_out(text, anyarray, jsonb, uuid);
+drop function tracedb.store_again(text, anyarray, text, uuid);
 
 reset role;

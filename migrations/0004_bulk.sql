@@ -10,12 +10,14 @@ set role tracedb_owner;
 
 -- Rows that are not there yet are inserted as they are; that is nearly all of them, nearly always.
 -- What happens to the others is decided where ingest decides it, in store_traces and store_parts.
+-- Every table has its insert written out, because a dynamic one is planned each time: at 100 rows a
+-- batch that took a third of the server's time.
 
-create or replace function tracedb.sort_out(
-    table_name text, given anyarray, extra jsonb, tenant_id uuid,
-    out absent anyarray, out differing jsonb[]
+create or replace function tracedb.store_again(
+    table_name text, given anyarray, record_type text, tenant_id uuid,
+    out inserted bigint, out merged bigint, out replayed boolean
 )
-language plpgsql stable
+language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
 declare
@@ -29,9 +31,14 @@ declare
     first_id uuid;
     last_id uuid;
     same text;
-    replayed boolean;
+    others jsonb[];
 begin
+    inserted := 0;
+    merged := 0;
     -- The rows come sorted, so the first and the last bound the partitions that are looked at.
+    execute format('select ($1[1]).%1$I, ($1[cardinality($1)]).%1$I', key[1])
+    into first_id, last_id
+    using given;
     same := format(
         '( '
         '    select record_image_eq(row(%1$s), row(%2$s)) from tracedb.%3$I as t '
@@ -44,33 +51,36 @@ begin
         (select string_agg('t.' || k, ', ') from unnest(key) as k),
         (select string_agg('r.' || k, ', ') from unnest(key) as k),
         key[1]);
-    execute format('select ($1[1]).%1$I, ($1[cardinality($1)]).%1$I', key[1])
-    into first_id, last_id
-    using given;
     execute format('select bool_and(%s is true) from unnest($1) as r', same)
     into replayed
     using given, tenant_id, first_id, last_id;
-    if not replayed then
-        execute format(
-            'select '
-            '    array_agg(g.r) filter (where g.same is null and not g.repeated), '
-            '    array_agg(to_jsonb(g.r) || $5) filter (where not g.same or g.repeated) '
-            'from ( '
-            '    select r, %s as same, count(*) over (partition by %s) > 1 as repeated '
-            '    from unnest($1) as r '
-            ') as g '
-            'where g.same is not true',
-            same, (select string_agg('r.' || k, ', ') from unnest(key) as k))
-        into absent, differing
-        using given, tenant_id, first_id, last_id, extra || jsonb_build_object(
-            'tenant_id', tenant_id, 'created_at', now(), 'updated_at', now());
+    if replayed then
+        return;
+    end if;
+    execute format(
+        'select array_agg(to_jsonb(g.r) || $5) '
+        'from ( '
+        '    select r, %s as same, count(*) over (partition by %s) > 1 as repeated '
+        '    from unnest($1) as r '
+        ') as g '
+        'where g.same is not true or g.repeated',
+        same, (select string_agg('r.' || k, ', ') from unnest(key) as k))
+    into others
+    using given, tenant_id, first_id, last_id, jsonb_strip_nulls(jsonb_build_object(
+        'type', record_type, 'tenant_id', tenant_id, 'created_at', now(), 'updated_at', now()));
+    if table_name = 'execution_traces' then
+        select s.inserted, s.merged into inserted, merged
+        from tracedb.store_traces(others) as s;
+    else
+        select s.inserted, s.merged into inserted, merged
+        from tracedb.store_parts(table_name, others) as s;
     end if;
 end $$;
 
-comment on function tracedb.sort_out(text, anyarray, jsonb, uuid) is
-    'Of rows of a table, sorted by its key: those that are not stored yet, and those that are '
-    'stored with other values or given more than once, as store_traces and store_parts take them '
-    '(jsonb, with the extra fields). Rows that are stored just so are in neither. Internal.';
+comment on function tracedb.store_again(text, anyarray, text, uuid) is
+    'Stores rows of a table, sorted by its key, some of which are stored already. Those that are '
+    'stored just so are left alone (replayed: all of them); the others go the way of ingest, as '
+    'records of that type. Internal.';
 
 create or replace function tracedb.store_rows(
     trace_keys text[],
@@ -100,12 +110,7 @@ set constraint_exclusion = off
 as $$
 declare
     tenant constant uuid := store_rows.tenant_id;
-    differing jsonb[];
     stored record;
-    -- Another writer may insert a row after it was looked for; in a transaction that never sees
-    -- that row this does not end by itself.
-    most_tries constant integer := 30;
-    tries integer := 0;
     -- The rows of the last table were all stored before: the next ones are looked up first.
     replayed boolean := false;
 begin
@@ -143,7 +148,7 @@ begin
             from unnest(traces || stubs) as r;
         end if;
     end if;
-    while traces is not null loop
+    if traces is not null then
         begin
             insert into tracedb.execution_traces
             select
@@ -172,25 +177,16 @@ begin
             from unnest(traces) as r;
             inserted := inserted
                 + (select count(*) from unnest(traces) as r where r.provisional is null);
-            exit;
         exception
             when unique_violation then
-                if tries = most_tries then
-                    raise;
-                end if;
-                tries := tries + 1;
-                select s.* into traces, differing
-                from tracedb.sort_out('execution_traces', traces, '{}', tenant) as s;
-                replayed := traces is null and differing is null;
-                if differing is not null then
-                    stored := tracedb.store_traces(differing);
-                    inserted := inserted + stored.inserted;
-                    merged := merged + stored.merged;
-                end if;
+                stored := tracedb.store_again('execution_traces', traces, null, tenant);
+                inserted := inserted + stored.inserted;
+                merged := merged + stored.merged;
+                replayed := stored.replayed;
         end;
-    end loop;
+    end if;
 
-    while routing_decisions is not null loop
+    if routing_decisions is not null then
         begin
             if replayed then
                 raise unique_violation;
@@ -205,27 +201,17 @@ begin
                 r.attributes, now(), now()
             from unnest(routing_decisions) as r;
             inserted := inserted + cardinality(routing_decisions);
-            exit;
         exception
             when unique_violation then
-                if tries = most_tries then
-                    raise;
-                end if;
-                tries := tries + 1;
-                select s.* into routing_decisions, differing
-                from tracedb.sort_out(
-                    'agent_routing_decisions', routing_decisions,
-                    '{"type": "routing_decision"}', tenant) as s;
-                replayed := routing_decisions is null and differing is null;
-                if differing is not null then
-                    stored := tracedb.store_parts('agent_routing_decisions', differing);
-                    inserted := inserted + stored.inserted;
-                    merged := merged + stored.merged;
-                end if;
+                stored := tracedb.store_again(
+                    'agent_routing_decisions', routing_decisions, 'routing_decision', tenant);
+                inserted := inserted + stored.inserted;
+                merged := merged + stored.merged;
+                replayed := stored.replayed;
         end;
-    end loop;
+    end if;
 
-    while hooks is not null loop
+    if hooks is not null then
         begin
             if replayed then
                 raise unique_violation;
@@ -238,25 +224,16 @@ begin
                 r.duration_ms, r.attributes, now(), now()
             from unnest(hooks) as r;
             inserted := inserted + cardinality(hooks);
-            exit;
         exception
             when unique_violation then
-                if tries = most_tries then
-                    raise;
-                end if;
-                tries := tries + 1;
-                select s.* into hooks, differing
-                from tracedb.sort_out('hook_executions', hooks, '{"type": "hook"}', tenant) as s;
-                replayed := hooks is null and differing is null;
-                if differing is not null then
-                    stored := tracedb.store_parts('hook_executions', differing);
-                    inserted := inserted + stored.inserted;
-                    merged := merged + stored.merged;
-                end if;
+                stored := tracedb.store_again('hook_executions', hooks, 'hook', tenant);
+                inserted := inserted + stored.inserted;
+                merged := merged + stored.merged;
+                replayed := stored.replayed;
         end;
-    end loop;
+    end if;
 
-    while endpoint_calls is not null loop
+    if endpoint_calls is not null then
         begin
             if replayed then
                 raise unique_violation;
@@ -269,26 +246,17 @@ begin
                 r.attributes, now(), now()
             from unnest(endpoint_calls) as r;
             inserted := inserted + cardinality(endpoint_calls);
-            exit;
         exception
             when unique_violation then
-                if tries = most_tries then
-                    raise;
-                end if;
-                tries := tries + 1;
-                select s.* into endpoint_calls, differing
-                from tracedb.sort_out(
-                    'endpoint_calls', endpoint_calls, '{"type": "endpoint_call"}', tenant) as s;
-                replayed := endpoint_calls is null and differing is null;
-                if differing is not null then
-                    stored := tracedb.store_parts('endpoint_calls', differing);
-                    inserted := inserted + stored.inserted;
-                    merged := merged + stored.merged;
-                end if;
+                stored := tracedb.store_again(
+                    'endpoint_calls', endpoint_calls, 'endpoint_call', tenant);
+                inserted := inserted + stored.inserted;
+                merged := merged + stored.merged;
+                replayed := stored.replayed;
         end;
-    end loop;
+    end if;
 
-    while spans is not null loop
+    if spans is not null then
         begin
             if replayed then
                 raise unique_violation;
@@ -303,25 +271,16 @@ begin
                 r.events, r.links, now(), now()
             from unnest(spans) as r;
             inserted := inserted + cardinality(spans);
-            exit;
         exception
             when unique_violation then
-                if tries = most_tries then
-                    raise;
-                end if;
-                tries := tries + 1;
-                select s.* into spans, differing
-                from tracedb.sort_out('llm_spans', spans, '{"type": "span"}', tenant) as s;
-                replayed := spans is null and differing is null;
-                if differing is not null then
-                    stored := tracedb.store_parts('llm_spans', differing);
-                    inserted := inserted + stored.inserted;
-                    merged := merged + stored.merged;
-                end if;
+                stored := tracedb.store_again('llm_spans', spans, 'span', tenant);
+                inserted := inserted + stored.inserted;
+                merged := merged + stored.merged;
+                replayed := stored.replayed;
         end;
-    end loop;
+    end if;
 
-    while payloads is not null loop
+    if payloads is not null then
         begin
             if replayed then
                 raise unique_violation;
@@ -332,24 +291,14 @@ begin
                 now(), now()
             from unnest(payloads) as r;
             inserted := inserted + cardinality(payloads);
-            exit;
         exception
             when unique_violation then
-                if tries = most_tries then
-                    raise;
-                end if;
-                tries := tries + 1;
-                select s.* into payloads, differing
-                from tracedb.sort_out(
-                    'trace_payloads', payloads, '{"type": "payload"}', tenant) as s;
-                replayed := payloads is null and differing is null;
-                if differing is not null then
-                    stored := tracedb.store_parts('trace_payloads', differing);
-                    inserted := inserted + stored.inserted;
-                    merged := merged + stored.merged;
-                end if;
+                stored := tracedb.store_again('trace_payloads', payloads, 'payload', tenant);
+                inserted := inserted + stored.inserted;
+                merged := merged + stored.merged;
+                replayed := stored.replayed;
         end;
-    end loop;
+    end if;
 
     -- A document given with a record is kept as the server spells it.
     if exists (select from unnest(texts) as r where r.content_type is null) then
@@ -362,7 +311,7 @@ begin
             from unnest(texts) as r
         );
     end if;
-    while texts is not null loop
+    if texts is not null then
         begin
             if replayed then
                 raise unique_violation;
@@ -372,25 +321,16 @@ begin
                 tenant, r.trace_id, r.span_id, r.kind, r.content, r.content_type, r.recorded_at,
                 now(), now()
             from unnest(texts) as r;
-            exit;
         exception
             when unique_violation then
-                if tries = most_tries then
-                    raise;
-                end if;
-                tries := tries + 1;
-                select s.* into texts, differing
-                from tracedb.sort_out('trace_payloads', texts, '{}', tenant) as s;
-                replayed := texts is null and differing is null;
-                if differing is not null then
-                    stored := tracedb.store_parts('trace_payloads', differing);
-                    inserted := inserted + stored.inserted;
-                    merged := merged + stored.merged;
-                end if;
+                stored := tracedb.store_again('trace_payloads', texts, null, tenant);
+                inserted := inserted + stored.inserted;
+                merged := merged + stored.merged;
+                replayed := stored.replayed;
         end;
-    end loop;
+    end if;
 
-    while platform_events is not null loop
+    if platform_events is not null then
         begin
             if replayed then
                 raise unique_violation;
@@ -401,26 +341,17 @@ begin
                 r.event_type, r.event_category, r.event_data, r.metadata, now(), now()
             from unnest(platform_events) as r;
             inserted := inserted + cardinality(platform_events);
-            exit;
         exception
             when unique_violation then
-                if tries = most_tries then
-                    raise;
-                end if;
-                tries := tries + 1;
-                select s.* into platform_events, differing
-                from tracedb.sort_out(
-                    'platform_events', platform_events, '{"type": "platform_event"}', tenant) as s;
-                replayed := platform_events is null and differing is null;
-                if differing is not null then
-                    stored := tracedb.store_parts('platform_events', differing);
-                    inserted := inserted + stored.inserted;
-                    merged := merged + stored.merged;
-                end if;
+                stored := tracedb.store_again(
+                    'platform_events', platform_events, 'platform_event', tenant);
+                inserted := inserted + stored.inserted;
+                merged := merged + stored.merged;
+                replayed := stored.replayed;
         end;
-    end loop;
+    end if;
 
-    while cost_events is not null loop
+    if cost_events is not null then
         begin
             if replayed then
                 raise unique_violation;
@@ -432,26 +363,17 @@ begin
                 now()
             from unnest(cost_events) as r;
             inserted := inserted + cardinality(cost_events);
-            exit;
         exception
             when unique_violation then
-                if tries = most_tries then
-                    raise;
-                end if;
-                tries := tries + 1;
-                select s.* into cost_events, differing
-                from tracedb.sort_out(
-                    'tenant_cost_events', cost_events, '{"type": "cost_event"}', tenant) as s;
-                replayed := cost_events is null and differing is null;
-                if differing is not null then
-                    stored := tracedb.store_parts('tenant_cost_events', differing);
-                    inserted := inserted + stored.inserted;
-                    merged := merged + stored.merged;
-                end if;
+                stored := tracedb.store_again(
+                    'tenant_cost_events', cost_events, 'cost_event', tenant);
+                inserted := inserted + stored.inserted;
+                merged := merged + stored.merged;
+                replayed := stored.replayed;
         end;
-    end loop;
+    end if;
 
-    while agent_executions is not null loop
+    if agent_executions is not null then
         begin
             if replayed then
                 raise unique_violation;
@@ -464,25 +386,15 @@ begin
                 r.cost_usd, r.total_tokens, r.metadata, now(), now()
             from unnest(agent_executions) as r;
             inserted := inserted + cardinality(agent_executions);
-            exit;
         exception
             when unique_violation then
-                if tries = most_tries then
-                    raise;
-                end if;
-                tries := tries + 1;
-                select s.* into agent_executions, differing
-                from tracedb.sort_out(
-                    'agent_executions', agent_executions,
-                    '{"type": "agent_execution"}', tenant) as s;
-                replayed := agent_executions is null and differing is null;
-                if differing is not null then
-                    stored := tracedb.store_parts('agent_executions', differing);
-                    inserted := inserted + stored.inserted;
-                    merged := merged + stored.merged;
-                end if;
+                stored := tracedb.store_again(
+                    'agent_executions', agent_executions, 'agent_execution', tenant);
+                inserted := inserted + stored.inserted;
+                merged := merged + stored.merged;
+                replayed := stored.replayed;
         end;
-    end loop;
+    end if;
 end $$;
 
 comment on function tracedb.store_rows(
@@ -499,7 +411,7 @@ comment on function tracedb.store_rows(
     'one of the trace_keys (32 hex digits) is a foreign id: then ingest is to be called. Internal.';
 
 revoke all on function
-    tracedb.sort_out(text, anyarray, jsonb, uuid),
+    tracedb.store_again(text, anyarray, text, uuid),
     tracedb.store_rows(
         text[], tracedb.execution_traces[], tracedb.execution_traces[],
         tracedb.agent_routing_decisions[], tracedb.hook_executions[], tracedb.endpoint_calls[],
@@ -507,7 +419,7 @@ revoke all on function
         tracedb.platform_events[], tracedb.tenant_cost_events[], tracedb.agent_executions[], uuid)
 from public;
 grant execute on function
-    tracedb.sort_out(text, anyarray, jsonb, uuid),
+    tracedb.store_again(text, anyarray, text, uuid),
     tracedb.store_rows(
         text[], tracedb.execution_traces[], tracedb.execution_traces[],
         tracedb.agent_routing_decisions[], tracedb.hook_executions[], tracedb.endpoint_calls[],

@@ -650,12 +650,7 @@ set constraint_exclusion = off
 as $$
 declare
     tenant constant uuid := store_rows.tenant_id;
-    differing jsonb[];
     stored record;
-    -- Another writer may insert a row after it was looked for; in a transaction that never sees
-    -- that row this does not end by itself.
-    most_tries constant integer := 30;
-    tries integer := 0;
     -- The rows of the last table were all stored before: the next ones are looked up first.
     replayed boolean := false;
 begin
@@ -700,7 +695,7 @@ begin
             from unnest(traces || stubs) as r;
         end if;
     end if;
-    while traces is not null loop
+    if traces is not null then
         begin
             insert into tracedb.execution_traces
             select
@@ -729,25 +724,16 @@ begin
             from unnest(traces) as r;
             inserted := inserted
                 + (select count(*) from unnest(traces) as r where r.provisional is null);
-            exit;
         exception
             when unique_violation then
-                if tries = most_tries then
-                    raise;
-                end if;
-                tries := tries + 1;
-                select s.* into traces, differing
-                from tracedb.sort_out('execution_traces', traces, '{}', tenant) as s;
-                replayed := traces is null and differing is null;
-                if differing is not null then
-                    stored := tracedb.store_traces(differing);
-                    inserted := inserted + stored.inserted;
-                    merged := merged + stored.merged;
-                end if;
+                stored := tracedb.store_again('execution_traces', traces, null, tenant);
+                inserted := inserted + stored.inserted;
+                merged := merged + stored.merged;
+                replayed := stored.replayed;
         end;
-    end loop;
+    end if;
 
-    while routing_decisions is not null loop
+    if routing_decisions is not null then
         begin
             if replayed then
                 raise unique_violation;
@@ -762,27 +748,17 @@ begin
                 r.attributes, now(), now()
             from unnest(routing_decisions) as r;
             inserted := inserted + cardinality(routing_decisions);
-            exit;
         exception
             when unique_violation then
-                if tries = most_tries then
-                    raise;
-                end if;
-                tries := tries + 1;
-                select s.* into routing_decisions, differing
-                from tracedb.sort_out(
-                    'agent_routing_decisions', routing_decisions,
-                    '{"type": "routing_decision"}', tenant) as s;
-                replayed := routing_decisions is null and differing is null;
-                if differing is not null then
-                    stored := tracedb.store_parts('agent_routing_decisions', differing);
-                    inserted := inserted + stored.inserted;
-                    merged := merged + stored.merged;
-                end if;
+                stored := tracedb.store_again(
+                    'agent_routing_decisions', routing_decisions, 'routing_decision', tenant);
+                inserted := inserted + stored.inserted;
+                merged := merged + stored.merged;
+                replayed := stored.replayed;
         end;
-    end loop;
+    end if;
 
-    while hooks is not null loop
+    if hooks is not null then
         begin
             if replayed then
                 raise unique_violation;
@@ -795,25 +771,16 @@ begin
                 r.duration_ms, r.attributes, now(), now()
             from unnest(hooks) as r;
             inserted := inserted + cardinality(hooks);
-            exit;
         exception
             when unique_violation then
-                if tries = most_tries then
-                    raise;
-                end if;
-                tries := tries + 1;
-                select s.* into hooks, differing
-                from tracedb.sort_out('hook_executions', hooks, '{"type": "hook"}', tenant) as s;
-                replayed := hooks is null and differing is null;
-                if differing is not null then
-                    stored := tracedb.store_parts('hook_executions', differing);
-                    inserted := inserted + stored.inserted;
-                    merged := merged + stored.merged;
-                end if;
+                stored := tracedb.store_again('hook_executions', hooks, 'hook', tenant);
+                inserted := inserted + stored.inserted;
+                merged := merged + stored.merged;
+                replayed := stored.replayed;
         end;
-    end loop;
+    end if;
 
-    while endpoint_calls is not null loop
+    if endpoint_calls is not null then
         begin
             if replayed then
                 raise unique_violation;
@@ -826,26 +793,17 @@ begin
                 r.attributes, now(), now()
             from unnest(endpoint_calls) as r;
             inserted := inserted + cardinality(endpoint_calls);
-            exit;
         exception
             when unique_violation then
-                if tries = most_tries then
-                    raise;
-                end if;
-                tries := tries + 1;
-                select s.* into endpoint_calls, differing
-                from tracedb.sort_out(
-                    'endpoint_calls', endpoint_calls, '{"type": "endpoint_call"}', tenant) as s;
-                replayed := endpoint_calls is null and differing is null;
-                if differing is not null then
-                    stored := tracedb.store_parts('endpoint_calls', differing);
-                    inserted := inserted + stored.inserted;
-                    merged := merged + stored.merged;
-                end if;
+                stored := tracedb.store_again(
+                    'endpoint_calls', endpoint_calls, 'endpoint_call', tenant);
+                inserted := inserted + stored.inserted;
+                merged := merged + stored.merged;
+                replayed := stored.replayed;
         end;
-    end loop;
+    end if;
 
-    while spans is not null loop
+    if spans is not null then
         begin
             if replayed then
                 raise unique_violation;
@@ -860,25 +818,16 @@ begin
                 r.events, r.links, now(), now()
             from unnest(spans) as r;
             inserted := inserted + cardinality(spans);
-            exit;
         exception
             when unique_violation then
-                if tries = most_tries then
-                    raise;
-                end if;
-                tries := tries + 1;
-                select s.* into spans, differing
-                from tracedb.sort_out('llm_spans', spans, '{"type": "span"}', tenant) as s;
-                replayed := spans is null and differing is null;
-                if differing is not null then
-                    stored := tracedb.store_parts('llm_spans', differing);
-                    inserted := inserted + stored.inserted;
-                    merged := merged + stored.merged;
-                end if;
+                stored := tracedb.store_again('llm_spans', spans, 'span', tenant);
+                inserted := inserted + stored.inserted;
+                merged := merged + stored.merged;
+                replayed := stored.replayed;
         end;
-    end loop;
+    end if;
 
-    while payloads is not null loop
+    if payloads is not null then
         begin
             if replayed then
                 raise unique_violation;
@@ -889,24 +838,14 @@ begin
                 now(), now()
             from unnest(payloads) as r;
             inserted := inserted + cardinality(payloads);
-            exit;
         exception
             when unique_violation then
-                if tries = most_tries then
-                    raise;
-                end if;
-                tries := tries + 1;
-                select s.* into payloads, differing
-                from tracedb.sort_out(
-                    'trace_payloads', payloads, '{"type": "payload"}', tenant) as s;
-                replayed := payloads is null and differing is null;
-                if differing is not null then
-                    stored := tracedb.store_parts('trace_payloads', differing);
-                    inserted := inserted + stored.inserted;
-                    merged := merged + stored.merged;
-                end if;
+                stored := tracedb.store_again('trace_payloads', payloads, 'payload', tenant);
+                inserted := inserted + stored.inserted;
+                merged := merged + stored.merged;
+                replayed := stored.replayed;
         end;
-    end loop;
+    end if;
 
     -- A document given with a record is kept as the server spells it.
     if exists (select from unnest(texts) as r where r.content_type is null) then
@@ -919,7 +858,7 @@ begin
             from unnest(texts) as r
         );
     end if;
-    while texts is not null loop
+    if texts is not null then
         begin
             if replayed then
                 raise unique_violation;
@@ -929,25 +868,16 @@ begin
                 tenant, r.trace_id, r.span_id, r.kind, r.content, r.content_type, r.recorded_at,
                 now(), now()
             from unnest(texts) as r;
-            exit;
         exception
             when unique_violation then
-                if tries = most_tries then
-                    raise;
-                end if;
-                tries := tries + 1;
-                select s.* into texts, differing
-                from tracedb.sort_out('trace_payloads', texts, '{}', tenant) as s;
-                replayed := texts is null and differing is null;
-                if differing is not null then
-                    stored := tracedb.store_parts('trace_payloads', differing);
-                    inserted := inserted + stored.inserted;
-                    merged := merged + stored.merged;
-                end if;
+                stored := tracedb.store_again('trace_payloads', texts, null, tenant);
+                inserted := inserted + stored.inserted;
+                merged := merged + stored.merged;
+                replayed := stored.replayed;
         end;
-    end loop;
+    end if;
 
-    while platform_events is not null loop
+    if platform_events is not null then
         begin
             if replayed then
                 raise unique_violation;
@@ -958,26 +888,17 @@ begin
                 r.event_type, r.event_category, r.event_data, r.metadata, now(), now()
             from unnest(platform_events) as r;
             inserted := inserted + cardinality(platform_events);
-            exit;
         exception
             when unique_violation then
-                if tries = most_tries then
-                    raise;
-                end if;
-                tries := tries + 1;
-                select s.* into platform_events, differing
-                from tracedb.sort_out(
-                    'platform_events', platform_events, '{"type": "platform_event"}', tenant) as s;
-                replayed := platform_events is null and differing is null;
-                if differing is not null then
-                    stored := tracedb.store_parts('platform_events', differing);
-                    inserted := inserted + stored.inserted;
-                    merged := merged + stored.merged;
-                end if;
+                stored := tracedb.store_again(
+                    'platform_events', platform_events, 'platform_event', tenant);
+                inserted := inserted + stored.inserted;
+                merged := merged + stored.merged;
+                replayed := stored.replayed;
         end;
-    end loop;
+    end if;
 
-    while cost_events is not null loop
+    if cost_events is not null then
         begin
             if replayed then
                 raise unique_violation;
@@ -989,26 +910,17 @@ begin
                 now()
             from unnest(cost_events) as r;
             inserted := inserted + cardinality(cost_events);
-            exit;
         exception
             when unique_violation then
-                if tries = most_tries then
-                    raise;
-                end if;
-                tries := tries + 1;
-                select s.* into cost_events, differing
-                from tracedb.sort_out(
-                    'tenant_cost_events', cost_events, '{"type": "cost_event"}', tenant) as s;
-                replayed := cost_events is null and differing is null;
-                if differing is not null then
-                    stored := tracedb.store_parts('tenant_cost_events', differing);
-                    inserted := inserted + stored.inserted;
-                    merged := merged + stored.merged;
-                end if;
+                stored := tracedb.store_again(
+                    'tenant_cost_events', cost_events, 'cost_event', tenant);
+                inserted := inserted + stored.inserted;
+                merged := merged + stored.merged;
+                replayed := stored.replayed;
         end;
-    end loop;
+    end if;
 
-    while agent_executions is not null loop
+    if agent_executions is not null then
         begin
             if replayed then
                 raise unique_violation;
@@ -1021,25 +933,15 @@ begin
                 r.cost_usd, r.total_tokens, r.metadata, now(), now()
             from unnest(agent_executions) as r;
             inserted := inserted + cardinality(agent_executions);
-            exit;
         exception
             when unique_violation then
-                if tries = most_tries then
-                    raise;
-                end if;
-                tries := tries + 1;
-                select s.* into agent_executions, differing
-                from tracedb.sort_out(
-                    'agent_executions', agent_executions,
-                    '{"type": "agent_execution"}', tenant) as s;
-                replayed := agent_executions is null and differing is null;
-                if differing is not null then
-                    stored := tracedb.store_parts('agent_executions', differing);
-                    inserted := inserted + stored.inserted;
-                    merged := merged + stored.merged;
-                end if;
+                stored := tracedb.store_again(
+                    'agent_executions', agent_executions, 'agent_execution', tenant);
+                inserted := inserted + stored.inserted;
+                merged := merged + stored.merged;
+                replayed := stored.replayed;
         end;
-    end loop;
+    end if;
 end $$;
 
 create or replace function tracedb.store_records(

@@ -67,7 +67,7 @@ grant execute on function
     tracedb.merged_report(jsonb),
     tracedb.trace_row_of(jsonb),
     tracedb.part_rank(jsonb),
-    tracedb.sort_out(text, anyarray, jsonb, uuid),
+    tracedb.store_again(text, anyarray, text, uuid),
     tracedb.store_rows(
         text[], tracedb.execution_traces[], tracedb.execution_traces[],
         tracedb.agent_routing_decisions[], tracedb.hook_executions[], tracedb.endpoint_calls[],
