@@ -7,6 +7,7 @@ import inspect
 import logging
 import threading
 from collections.abc import Callable, Coroutine
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, NoReturn
 from uuid import UUID, uuid4
@@ -15,7 +16,7 @@ import psycopg
 import pytest
 
 import tracedb
-from records import one_of_each, span, trace, trace_id
+from records import NOON, one_of_each, span, trace, trace_id
 from servers import Server
 from tracedb import queries
 from tracedb.client import Call, DatabaseCalls, TenantCalls
@@ -31,16 +32,25 @@ EMPTY: dict[str, Any] = {
     "ensure_tenant": None,
     "requeue_dead_letters": tracedb.Requeued(0, {}),
     "purge_dead_letters": 0,
+    "find_traces": tracedb.TracePage((), None),
+    "get_analytics": tracedb.Analytics(NOON - timedelta(days=7), NOON),
+    "get_user_analytics": None,
+    "changes_cursor": None,
 }
-ARGUMENTS: dict[str, Any] = {"external_id": "x", "trace_id": UUID(trace_id())}
+ARGUMENTS: dict[str, Any] = {
+    **dict.fromkeys(("external_id", "user_id", "route", "agent_id"), "x"),
+    "trace_id": UUID(trace_id()),
+    "as_of": NOON,
+}
 
 
 def arguments(query: Callable[..., Any]) -> dict[str, Any]:
-    """What a call must be given."""
+    """What a call must be given, and the time it is to answer for."""
     return {
         name: ARGUMENTS[name]
         for name, parameter in inspect.signature(query).parameters.items()
-        if parameter.default is parameter.empty
+        if name == "as_of"
+        or (parameter.default is parameter.empty and parameter.kind is not parameter.VAR_KEYWORD)
     }
 
 

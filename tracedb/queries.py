@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any, TypedDict, Unpack
 from uuid import UUID
@@ -199,8 +199,12 @@ def get_analytics(days: int = 7, as_of: datetime | None = None) -> Query[rows.An
             )
         return rows.Analytics(**figures)
 
+    def without() -> rows.Analytics:
+        until = as_of or datetime.now(UTC)
+        return rows.Analytics(since=until - timedelta(days=days), until=until)
+
     args = {"days": days, "as_of": as_of}
-    return Query(statement("get_analytics"), args, scalar_row, analytics)
+    return Query(statement("get_analytics"), args, scalar_row, analytics, without)
 
 
 def get_user_analytics(user_id: str) -> Query[rows.UserAnalytics | None]:
@@ -210,12 +214,16 @@ def get_user_analytics(user_id: str) -> Query[rows.UserAnalytics | None]:
         text = one(found)
         return None if text is None else rows.UserAnalytics(**figures_of(text))
 
-    return Query(statement("get_user_analytics"), {"user_id": user_id}, scalar_row, analytics)
+    args = {"user_id": user_id}
+    return Query(statement("get_user_analytics"), args, scalar_row, analytics, nothing)
 
 
 def changes_cursor() -> Query[str]:
-    """A cursor for `changes_since` that skips what has been written so far."""
-    return Query(statement("changes_cursor"), {}, scalar_row, one)
+    """A cursor for `changes_since` that skips what has been written so far.
+
+    A graceful client answers None without a database, with which `changes_since` skips nothing.
+    """
+    return Query(statement("changes_cursor"), {}, scalar_row, one, nothing)
 
 
 def changes_since(cursor: str | None = None, limit: int = 1000) -> Query[list[rows.TraceChange]]:

@@ -152,18 +152,18 @@ class Analytics:
 
     since: datetime
     until: datetime
-    total_requests: int
-    total_executions: int
-    total_errors: int
-    total_input_tokens: int | None
-    total_output_tokens: int | None
-    total_cost_usd: Decimal | None
-    unknown_cost_count: int
-    p50_duration_ms: float | None
-    p95_duration_ms: float | None
-    p99_duration_ms: float | None
-    by_agent: tuple[AnalyticsGroup, ...]
-    by_route: tuple[AnalyticsGroup, ...]
+    total_requests: int = 0
+    total_executions: int = 0
+    total_errors: int = 0
+    total_input_tokens: int | None = None
+    total_output_tokens: int | None = None
+    total_cost_usd: Decimal | None = None
+    unknown_cost_count: int = 0
+    p50_duration_ms: float | None = None
+    p95_duration_ms: float | None = None
+    p99_duration_ms: float | None = None
+    by_agent: tuple[AnalyticsGroup, ...] = ()
+    by_route: tuple[AnalyticsGroup, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
