@@ -536,6 +536,9 @@ begin
             key[1])
         into merged
         using part_rows, (part_rows[1] ->> 'tenant_id')::uuid, first_id, last_id;
+        -- A record and a text of one key: the record may be inserted for the text and come back.
+        merged := least(merged,
+            (select count(*) from unnest(part_rows) as r where r ? 'type') - inserted);
     end if;
 end $$;
 

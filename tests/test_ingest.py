@@ -464,3 +464,24 @@ def test_batches_that_cross_do_not_wait_for_each_other(database: str, tenant: UU
     other = [named(trace(prompt="b"), "y"), *filler[::-1], named(span(1), "x"), named(payload, "x")]
 
     assert both(database, one, other, tenant) == []
+
+
+def test_a_payload_given_as_record_and_as_text_counts_once(
+    conn: psycopg.Connection[Any],
+) -> None:
+    spans = [span(n, input="x" * (n % 7)) for n in range(1, 200)]
+    payloads = [
+        {
+            "type": "payload",
+            "trace_id": trace_id(),
+            "span_id": part["span_id"],
+            "kind": "input",
+            "content": "y" * (n % 5),
+            "recorded_at": at(),
+        }
+        for n, part in enumerate(spans)
+    ]
+
+    answer = ingest(conn, uuid4(), [*payloads, *spans])
+
+    assert counts(answer) == (len(spans) + len(payloads), 0, 0, 0)
