@@ -108,6 +108,17 @@ def test_a_number_keeps_its_first_fate(conn: Conn, tenant: UUID, writer: UUID) -
     assert report(conn, tenant, writer).stored == 1
 
 
+def test_what_is_settled_is_not_looked_at_again(conn: Conn, tenant: UUID, writer: UUID) -> None:
+    touch(conn, tenant, writer, 2)
+    deliver(conn, tenant, writer, {1: GOOD, 2: BAD})
+
+    again = deliver(conn, tenant, writer, {1: span(1), 2: span(2)})
+
+    assert (again["received"], again["duplicates"], again["repeated"]) == (2, 1, 2)
+    assert [refused["index"] for refused in again["rejected"]] == [1]
+    assert conn.execute("select count(*) from tracedb.llm_spans").fetchone() == (0,)
+
+
 def test_numbers_of_two_tenants_and_of_two_writers_are_their_own(
     conn: Conn, tenant: UUID, writer: UUID
 ) -> None:
