@@ -101,7 +101,7 @@ def _backend_seconds(conn: psycopg.Connection[Any]) -> float:
     row = conn.execute(
         "select pid from pg_stat_activity "
         "where datname = current_database() and pid <> pg_backend_pid() "
-        "and application_name = 'tracedb'"
+        "and application_name = 'tracedb writer'"
     ).fetchone()
     assert row is not None
     # utime and stime, counted from behind the program's name
