@@ -75,6 +75,15 @@ def test_reads_find_what_they_look_for() -> None:
     assert "day_app" in result.stdout
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["writer", "bulk_1000"])
+def test_what_is_recorded_and_sent_is_stored(name: str) -> None:
+    # a variant that does not store all of it ends the run
+    result = bench("--quick", "--repeat", "1", "--only", name)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith(f"{name}: ")
+
+
 def test_a_name_that_no_benchmark_has_is_a_usage_error() -> None:
     result = bench("--only", "nothing")
     assert result.returncode == 2
