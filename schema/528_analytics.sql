@@ -22,29 +22,28 @@ begin
     return (
         with figures as (
             select
-                grouping(t.agent_id) as all_agents,
-                grouping(t.route) as all_routes,
-                t.agent_id,
-                t.route,
-                count(*) filter (where t.is_request) as requests,
-                count(*) filter (where t.is_request and t.has_failed) as failed_requests,
-                count(*) as executions,
-                count(*) filter (where t.has_failed) as errors,
-                sum(t.input_tokens) as input_tokens,
-                sum(t.output_tokens) as output_tokens,
-                sum(t.cost_usd) as cost_usd,
-                count(*) filter (where t.is_cost_unknown) as unknown_cost_count,
-                percentile_cont(array[0.5, 0.95, 0.99]) within group (order by t.duration_ms)
-                    as percentiles,
-                percentile_cont(array[0.5, 0.95, 0.99]) within group (order by t.duration_ms)
-                    filter (where t.is_request) as request_percentiles
-            from tracedb.trace_figures as t
-            where t.tenant_id = get_analytics.tenant_id
-                -- the id is the clock, to the day; started_at is exact
-                and t.trace_id >= tracedb.uuid_floor(since - interval '1 day')
-                and t.trace_id < tracedb.uuid_floor(as_of + interval '1 day')
-                and t.started_at >= since and t.started_at < as_of
-            group by grouping sets ((), (t.agent_id), (t.route))
+                grouping(u.agent_id) as all_agents,
+                grouping(u.route) as all_routes,
+                u.agent_id,
+                u.route,
+                coalesce(sum(u.executions) filter (where u.kind = 'request'), 0) as requests,
+                coalesce(sum(u.errors) filter (where u.kind = 'request'), 0) as failed_requests,
+                coalesce(sum(u.executions), 0) as executions,
+                coalesce(sum(u.errors), 0) as errors,
+                coalesce(sum(u.input_tokens), 0) as input_tokens,
+                coalesce(sum(u.output_tokens), 0) as output_tokens,
+                case when sum(u.costed) > 0 then sum(u.cost_usd) end as cost_usd,
+                coalesce(sum(u.unpriced), 0) as unknown_cost_count,
+                tracedb.percentiles_ms(
+                    tracedb.merged_durations(u.duration_buckets, u.duration_counts),
+                    array[0.5, 0.95, 0.99]) as percentiles,
+                tracedb.percentiles_ms(
+                    tracedb.merged_durations(u.duration_buckets, u.duration_counts)
+                        filter (where u.kind = 'request'),
+                    array[0.5, 0.95, 0.99]) as request_percentiles
+            from tracedb.usage_between(since, as_of, false, tenant_id) as u
+            where u.kind in ('request', 'nested')
+            group by grouping sets ((), (u.agent_id), (u.route))
         ),
         shown as (
             select f.*, jsonb_build_object(
@@ -67,12 +66,12 @@ begin
             'by_agent', coalesce((
                 select jsonb_agg(jsonb_build_object('agent_id', a.agent_id) || a.document
                     order by a.executions desc, a.agent_id)
-                from shown as a where a.all_agents = 0
+                from shown as a where a.all_agents = 0 and a.executions > 0
             ), '[]'),
             'by_route', coalesce((
                 select jsonb_agg(jsonb_build_object('route', r.route) || r.document
                     order by r.executions desc, r.route)
-                from shown as r where r.all_routes = 0
+                from shown as r where r.all_routes = 0 and r.executions > 0
             ), '[]'))
         from shown as s
         where s.all_agents = 1 and s.all_routes = 1
@@ -88,7 +87,9 @@ comment on function tracedb.get_analytics(integer, timestamptz, uuid) is
     'where traces name none) has requests, executions, errors, input_tokens, output_tokens, '
     'cost_usd, unknown_cost_count and percentiles, the last ones and errors of all its executions, '
     'nested ones too; requests, executions, tokens and cost of the groups add up to the totals. '
-    'Money is null where none is known. Rules of money: trace_figures.';
+    'Money is null where none is known; unknown tokens count as 0. Percentiles are within 1 % (see '
+    'percentiles_ms). Rules of money: trace_figures. Read from usage_rollups, but exact at every '
+    'moment, and for times whose traces are gone (see usage_series).';
 
 create or replace function tracedb.get_user_analytics(
     user_id text, tenant_id uuid default tracedb.current_tenant_id()

@@ -100,6 +100,8 @@ grant select on
     tracedb.ingest_writers,
     tracedb.dead_letters
 to tracedb_reader, tracedb_maintainer;
+grant select on tracedb.usage_rollups, tracedb.usage_contributions
+to tracedb_service, tracedb_app, tracedb_reader, tracedb_maintainer;
 grant select on
     tracedb.trace_summary,
     tracedb.trace_figures,
@@ -135,7 +137,17 @@ grant execute on function
     tracedb.changes_cursor(),
     tracedb.changes_since(text, integer, uuid),
     tracedb.get_analytics(integer, timestamptz, uuid),
-    tracedb.get_user_analytics(text, uuid)
+    tracedb.get_user_analytics(text, uuid),
+    tracedb.add_durations(bigint[], smallint[], bigint[]),
+    tracedb.merged_durations(smallint[], bigint[]),
+    tracedb.percentiles_ms(bigint[], double precision[]),
+    tracedb.usage_of_traces(uuid[], timestamptz, timestamptz, uuid),
+    tracedb.added_usage(tracedb.usage_contributions[]),
+    tracedb.negated_usage(tracedb.usage_contributions),
+    tracedb.with_nested(uuid[], uuid),
+    tracedb.usage_between(timestamptz, timestamptz, boolean, uuid),
+    tracedb.usage_series(timestamptz, timestamptz, text, uuid),
+    tracedb.usage_differences(timestamptz, timestamptz, uuid)
 to tracedb_service, tracedb_app, tracedb_reader, tracedb_maintainer;
 
 -- What policies, constraints and queries of every role call
@@ -158,6 +170,12 @@ to tracedb_service, tracedb_app, tracedb_reader, tracedb_maintainer;
 grant execute on function tracedb.purge_dead_letters(timestamptz, integer, uuid)
 to tracedb_service, tracedb_app, tracedb_maintainer;
 grant delete on tracedb.dead_letters to tracedb_maintainer;
+grant update (folded) on tracedb.trace_changes to tracedb_maintainer;
+grant insert, delete on tracedb.usage_rollups, tracedb.usage_contributions to tracedb_maintainer;
+grant execute on function
+    tracedb.fold_usage(integer),
+    tracedb.add_to_rollups(text, tracedb.usage_contributions[], uuid)
+to tracedb_maintainer;
 grant select, update (width, ahead_periods) on tracedb.partition_policies
 to tracedb_maintainer;
 grant select on tracedb.partitions to tracedb_maintainer;

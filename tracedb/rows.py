@@ -129,16 +129,16 @@ class TraceChange:
 class AnalyticsGroup:
     """What an agent or a route did; `name` is None for traces that name none.
 
-    Executions include nested ones, requests do not; errors and percentiles (milliseconds) are of
-    all executions.
+    Executions include nested ones, requests do not; errors and percentiles (milliseconds, within
+    1 %) are of all executions. Unknown tokens count as 0, an unknown cost alone is None.
     """
 
     name: str | None
     requests: int
     executions: int
     errors: int
-    input_tokens: int | None
-    output_tokens: int | None
+    input_tokens: int
+    output_tokens: int
     cost_usd: Decimal | None
     unknown_cost_count: int
     p50_duration_ms: float | None
@@ -148,15 +148,18 @@ class AnalyticsGroup:
 
 @dataclass(frozen=True, slots=True)
 class Analytics:
-    """Totals of a time (`tracedb.get_analytics`); errors and percentiles are of the requests."""
+    """Totals of a time (`tracedb.get_analytics`); errors and percentiles are of the requests.
+
+    Percentiles are milliseconds, within 1 %; unknown tokens count as 0, an unknown cost is None.
+    """
 
     since: datetime
     until: datetime
     total_requests: int = 0
     total_executions: int = 0
     total_errors: int = 0
-    total_input_tokens: int | None = None
-    total_output_tokens: int | None = None
+    total_input_tokens: int = 0
+    total_output_tokens: int = 0
     total_cost_usd: Decimal | None = None
     unknown_cost_count: int = 0
     p50_duration_ms: float | None = None

@@ -1,0 +1,267 @@
+-- 532_usage.sql: what traces add to a total, and how totals are added up.
+
+-- Latency is kept as a histogram of buckets that grow by 2 %, so that percentiles of any hours,
+-- agents or models can be merged. A bucket is named by its middle, which is within 1 % of all in it
+-- (Masson, Rim, Lee: DDSketch, 2019).
+
+set role tracedb_owner;
+
+create or replace function tracedb.add_durations(
+    histogram bigint[], buckets smallint[], counts bigint[]
+)
+returns bigint[]
+language plpgsql immutable parallel safe
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    place integer;
+begin
+    for place in 1 .. coalesce(cardinality(buckets), 0) loop
+        -- subscripts start at -1, the bucket of 0; gaps are null
+        histogram[buckets[place]] := coalesce(histogram[buckets[place]], 0) + counts[place];
+    end loop;
+    return histogram;
+end $$;
+
+comment on function tracedb.add_durations(bigint[], smallint[], bigint[]) is
+    'Adds the counts of a row of usage_rollups to a histogram: element b counts bucket b. '
+    'Internal: see merged_durations.';
+
+create or replace aggregate tracedb.merged_durations(smallint[], bigint[]) (
+    sfunc = tracedb.add_durations,
+    stype = bigint[],
+    initcond = '[-1:-1]={0}',
+    parallel = safe
+);
+
+comment on aggregate tracedb.merged_durations(smallint[], bigint[]) is
+    'The histogram of all durations of the rows, from their duration_buckets and duration_counts; '
+    'percentiles_ms reads it.';
+
+create or replace function tracedb.percentiles_ms(histogram bigint[], shares double precision[])
+returns double precision[]
+language plpgsql immutable parallel safe
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    total constant bigint := (select sum(n) from unnest(histogram) as n);
+    share double precision;
+    answer double precision[] := '{}';
+    -- places from 0 among the sorted durations, as percentile_cont has them
+    place double precision;
+    low double precision;
+    high double precision;
+    bucket integer;
+    upto bigint;
+    middle double precision;
+begin
+    foreach share in array shares loop
+        place := share * (total - 1);
+        low := null;
+        high := null;
+        upto := 0;
+        bucket := array_lower(histogram, 1);
+        while total > 0 and high is null loop
+            upto := upto + coalesce(histogram[bucket], 0);
+            if upto > floor(place) then
+                middle := case when bucket < 0 then 0 else power(1.02, bucket - 0.5) / 1000 end;
+                low := coalesce(low, middle);
+                if upto > ceil(place) then
+                    high := middle;
+                end if;
+            end if;
+            bucket := bucket + 1;
+        end loop;
+        answer := answer || (low + (high - low) * (place - floor(place)));
+    end loop;
+    return answer;
+end $$;
+
+comment on function tracedb.percentiles_ms(bigint[], double precision[]) is
+    'Percentiles, in milliseconds, of a histogram of merged_durations, for shares from 0 to 1: as '
+    'percentile_cont would give them, within 1 %; null if it is empty.';
+
+create or replace function tracedb.usage_of_traces(
+    trace_ids uuid[], since timestamptz, until timestamptz, tenant_id uuid
+)
+returns setof tracedb.usage_contributions
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+set timezone = 'UTC'
+set plan_cache_mode = force_generic_plan
+as $$
+#variable_conflict use_column
+declare
+    tenant constant uuid := tenant_id;
+    ids constant uuid[] := array(select distinct i from unnest(trace_ids) as i order by i);
+    first_id constant uuid := ids[1];
+    last_id constant uuid := ids[cardinality(ids)];
+begin
+    return query
+    with entries as (
+        select
+            t.trace_id, t.started_at,
+            case when t.is_request then 'request' else 'nested' end as kind, t.agent_id, t.route,
+            null as provider, null as model, null as operation_type, t.status,
+            t.input_tokens, t.output_tokens, 0::bigint as cache_read_tokens,
+            0::bigint as cache_write_tokens, 0::bigint as reasoning_tokens, t.cost_usd,
+            t.is_cost_unknown, t.duration_ms * 1000::numeric as duration_us
+        from tracedb.trace_figures as t
+        where t.tenant_id = tenant and t.trace_id = any(ids)
+            and t.trace_id between first_id and last_id
+            and t.started_at >= since and t.started_at < until
+        union all
+        select
+            s.trace_id, s.started_at, 'call', coalesce(s.agent_id, t.agent_id), t.route,
+            s.provider, coalesce(s.response_model, s.request_model), s.operation_type, s.status,
+            l.one * s.input_tokens, l.one * s.output_tokens, l.one * s.cache_read_tokens,
+            l.one * s.cache_write_tokens, l.one * s.reasoning_tokens, l.one * s.cost_usd,
+            l.one is not null and s.cost_usd is null, s.duration_us::numeric
+        from tracedb.llm_spans as s
+        join tracedb.execution_traces as t
+            on t.tenant_id = s.tenant_id and t.trace_id = s.trace_id
+        -- the others may repeat what the leaves below them used
+        cross join lateral (
+            select case when s.operation_type in ('llm', 'embedding', 'rerank') then 1 end as one
+        ) as l
+        where s.tenant_id = tenant and s.trace_id = any(ids)
+            and s.trace_id between first_id and last_id
+            and s.started_at >= since and s.started_at < until
+    ),
+    counted as (
+        select
+            e.trace_id, date_trunc('hour', e.started_at) as starts_at, e.kind, e.agent_id, e.route,
+            e.provider, e.model, e.operation_type,
+            case
+                when e.duration_us = 0 then -1
+                when e.duration_us > 0 then ceil(
+                    ln(greatest(e.duration_us, 1)::double precision) / ln(1.02::double precision))
+            end::smallint as bucket,
+            count(*) as executions,
+            count(*) filter (where e.status in ('error', 'timeout')) as errors,
+            count(*) filter (where e.status = 'ok') as successes,
+            count(*) filter (where e.status = 'running') as running,
+            coalesce(sum(e.input_tokens), 0) as input_tokens,
+            coalesce(sum(e.output_tokens), 0) as output_tokens,
+            coalesce(sum(e.cache_read_tokens), 0) as cache_read_tokens,
+            coalesce(sum(e.cache_write_tokens), 0) as cache_write_tokens,
+            coalesce(sum(e.reasoning_tokens), 0) as reasoning_tokens,
+            coalesce(sum(e.cost_usd), 0) as cost_usd,
+            count(e.cost_usd) as costed,
+            count(*) filter (where e.is_cost_unknown) as unpriced,
+            coalesce(sum(e.duration_us), 0) as duration_us
+        from entries as e
+        group by 1, 2, 3, 4, 5, 6, 7, 8, 9
+    )
+    select
+        tenant, c.trace_id, c.starts_at,
+        encode(substr(sha256(convert_to(jsonb_build_array(
+            c.kind, c.agent_id, c.route, c.provider, c.model, c.operation_type
+        )::text, 'UTF8')), 1, 16), 'hex')::uuid,
+        c.kind, c.agent_id, c.route, c.provider, c.model, c.operation_type,
+        sum(c.executions)::bigint, sum(c.errors)::bigint, sum(c.successes)::bigint,
+        sum(c.running)::bigint, sum(c.input_tokens), sum(c.output_tokens),
+        sum(c.cache_read_tokens), sum(c.cache_write_tokens), sum(c.reasoning_tokens),
+        sum(c.cost_usd), sum(c.costed)::bigint, sum(c.unpriced)::bigint, sum(c.duration_us),
+        array_remove(array_agg(c.bucket order by c.bucket), null),
+        coalesce(
+            array_agg(c.executions order by c.bucket) filter (where c.bucket is not null), '{}')
+    from counted as c
+    group by c.trace_id, c.starts_at, c.kind, c.agent_id, c.route, c.provider, c.model,
+        c.operation_type;
+end $$;
+
+comment on function tracedb.usage_of_traces(uuid[], timestamptz, timestamptz, uuid) is
+    'What these traces, and their calls, that started from since to until (exclusive) add to each '
+    'hour and series, read from the traces themselves. Internal.';
+
+create or replace function tracedb.added_usage(lines tracedb.usage_contributions[])
+returns setof tracedb.usage_contributions
+language plpgsql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return query
+    select
+        s.tenant_id, null::uuid, s.starts_at, s.series_id, s.kind, s.agent_id, s.route, s.provider,
+        s.model, s.operation_type, s.executions, s.errors, s.successes, s.running, s.input_tokens,
+        s.output_tokens, s.cache_read_tokens, s.cache_write_tokens, s.reasoning_tokens, s.cost_usd,
+        s.costed, s.unpriced, s.duration_us, h.buckets, h.counts
+    from (
+        select
+            l.tenant_id, l.starts_at, l.series_id, l.kind, l.agent_id, l.route, l.provider,
+            l.model, l.operation_type,
+            sum(l.executions)::bigint as executions, sum(l.errors)::bigint as errors,
+            sum(l.successes)::bigint as successes, sum(l.running)::bigint as running,
+            sum(l.input_tokens) as input_tokens, sum(l.output_tokens) as output_tokens,
+            sum(l.cache_read_tokens) as cache_read_tokens,
+            sum(l.cache_write_tokens) as cache_write_tokens,
+            sum(l.reasoning_tokens) as reasoning_tokens, sum(l.cost_usd) as cost_usd,
+            sum(l.costed)::bigint as costed, sum(l.unpriced)::bigint as unpriced,
+            sum(l.duration_us) as duration_us,
+            tracedb.merged_durations(l.duration_buckets, l.duration_counts) as histogram
+        from unnest(lines) as l
+        group by l.tenant_id, l.starts_at, l.series_id, l.kind, l.agent_id, l.route, l.provider,
+            l.model, l.operation_type
+    ) as s
+    cross join lateral (
+        select
+            coalesce(array_agg(i.bucket::smallint order by i.bucket), '{}') as buckets,
+            coalesce(array_agg(s.histogram[i.bucket] order by i.bucket), '{}') as counts
+        from generate_subscripts(s.histogram, 1) as i(bucket)
+        where s.histogram[i.bucket] <> 0
+    ) as h;
+end $$;
+
+comment on function tracedb.added_usage(tracedb.usage_contributions[]) is
+    'Lines of the same time and series added up, of whatever traces. Internal.';
+
+create or replace function tracedb.negated_usage(line tracedb.usage_contributions)
+returns tracedb.usage_contributions
+language plpgsql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return row(
+        line.tenant_id, line.trace_id, line.starts_at, line.series_id, line.kind, line.agent_id,
+        line.route, line.provider, line.model, line.operation_type, -line.executions, -line.errors,
+        -line.successes, -line.running, -line.input_tokens, -line.output_tokens,
+        -line.cache_read_tokens, -line.cache_write_tokens, -line.reasoning_tokens, -line.cost_usd,
+        -line.costed, -line.unpriced, -line.duration_us, line.duration_buckets,
+        array(
+            select -u.n
+            from unnest(line.duration_counts) with ordinality as u (n, place)
+            order by u.place
+        )
+    )::tracedb.usage_contributions;
+end $$;
+
+comment on function tracedb.negated_usage(tracedb.usage_contributions) is
+    'What takes a line away from a sum. Internal.';
+
+create or replace function tracedb.with_nested(trace_ids uuid[], tenant_id uuid)
+returns uuid[]
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+as $$
+#variable_conflict use_column
+begin
+    return array(
+        with recursive affected as (
+            select i as trace_id from unnest(trace_ids) as i
+            union
+            select n.trace_id
+            from affected as a
+            join tracedb.execution_traces as n
+                on n.tenant_id = with_nested.tenant_id and n.parent_trace_id = a.trace_id
+        )
+        select a.trace_id from affected as a order by a.trace_id
+    );
+end $$;
+
+comment on function tracedb.with_nested(uuid[], uuid) is
+    'These traces and all that are nested in them, in the order of their ids: what they add to a '
+    'total depends on those above (trace_figures). Internal.';
+
+reset role;

@@ -1,0 +1,475 @@
+"""Totals of usage: equal to the traces to the last digit, whatever is folded and whenever."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+from uuid import UUID, uuid4
+
+import psycopg
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from psycopg import sql
+
+from records import NOON, ingest, span, trace, trace_id
+from servers import as_role
+
+Conn = psycopg.Connection[Any]
+FROM = NOON - timedelta(days=2)
+TO = NOON + timedelta(days=2)
+
+
+@pytest.fixture
+def tenant() -> UUID:
+    return uuid4()
+
+
+def fold(conn: Conn, max_traces: int = 5000) -> int:
+    """How many traces one call folded, as the role that cron has."""
+    with as_role(conn, "tracedb_maintainer"):
+        row = conn.execute(
+            "select coalesce(sum(traces), 0) from tracedb.fold_usage(%s)", [max_traces]
+        )
+        return int(one(row))
+
+
+def fold_all(conn: Conn) -> None:
+    while fold(conn):
+        pass
+
+
+def one(cursor: psycopg.Cursor[Any]) -> Any:
+    row = cursor.fetchone()
+    assert row is not None
+    return row[0]
+
+
+def differences(
+    conn: Conn, tenant: UUID, since: datetime = FROM, until: datetime = TO
+) -> list[Any]:
+    return conn.execute(
+        "select starts_at, rolled_up::text, counted::text"
+        " from tracedb.usage_differences(%s, %s, %s)",
+        [since, until, tenant],
+    ).fetchall()
+
+
+def series(
+    conn: Conn, tenant: UUID, width: str = "total", since: datetime = FROM, until: datetime = TO
+) -> list[tuple[Any, ...]]:
+    """Kind, model, executions, errors, cost and input tokens, by hour, day or in total."""
+    return conn.execute(
+        "select starts_at, kind, agent_id, model, executions, errors, costed, cost_usd,"
+        " input_tokens from tracedb.usage_series(%s, %s, %s, %s)"
+        " order by 1, 2, 3 nulls last, 4 nulls last",
+        [since, until, width, tenant],
+    ).fetchall()
+
+
+def raw(conn: Conn, tenant: UUID, since: datetime, until: datetime) -> dict[str, Any]:
+    """The same figures straight from the tables, by queries of their own."""
+    traces = conn.execute(
+        """
+        select count(*) filter (where is_request), count(*) filter (where not is_request),
+            count(*) filter (where has_failed), coalesce(sum(cost_usd), 0), count(cost_usd),
+            coalesce(sum(input_tokens), 0), count(*) filter (where is_cost_unknown),
+            coalesce(sum(duration_ms), 0)
+        from tracedb.trace_figures
+        where tenant_id = %s and started_at >= %s and started_at < %s
+        """,
+        [tenant, since, until],
+    ).fetchone()
+    calls = conn.execute(
+        """
+        select count(*), count(*) filter (where status in ('error', 'timeout')),
+            coalesce(sum(cost_usd) filter (where leaf), 0),
+            count(cost_usd) filter (where leaf), count(*) filter (where leaf and cost_usd is null),
+            coalesce(sum(input_tokens) filter (where leaf), 0),
+            coalesce(sum(reasoning_tokens) filter (where leaf), 0),
+            coalesce(sum(duration_us), 0), count(duration_us)
+        from (select *, operation_type in ('llm', 'embedding', 'rerank') as leaf
+            from tracedb.llm_spans) as s
+        where tenant_id = %s and started_at >= %s and started_at < %s
+        """,
+        [tenant, since, until],
+    ).fetchone()
+    return {"traces": traces, "calls": calls}
+
+
+def rolled_up(conn: Conn, tenant: UUID, width: str, since: datetime, until: datetime) -> Any:
+    """The figures of `raw`, from the totals."""
+    traces = conn.execute(
+        """
+        select coalesce(sum(executions) filter (where kind = 'request'), 0)::bigint,
+            coalesce(sum(executions) filter (where kind = 'nested'), 0)::bigint,
+            coalesce(sum(errors), 0)::bigint, coalesce(sum(cost_usd), 0),
+            coalesce(sum(costed), 0)::bigint, coalesce(sum(input_tokens), 0),
+            coalesce(sum(unpriced), 0)::bigint, coalesce(sum(duration_us), 0) / 1000
+        from tracedb.usage_series(%s, %s, %s, %s) where kind <> 'call'
+        """,
+        [since, until, width, tenant],
+    ).fetchone()
+    calls = conn.execute(
+        """
+        select coalesce(sum(executions), 0)::bigint, coalesce(sum(errors), 0)::bigint,
+            coalesce(sum(cost_usd), 0), coalesce(sum(costed), 0)::bigint,
+            coalesce(sum(unpriced), 0)::bigint, coalesce(sum(input_tokens), 0),
+            coalesce(sum(reasoning_tokens), 0), coalesce(sum(duration_us), 0),
+            coalesce(sum((select sum(n) from unnest(duration_counts) as n)), 0)::bigint
+        from tracedb.usage_series(%s, %s, %s, %s) where kind = 'call'
+        """,
+        [since, until, width, tenant],
+    ).fetchone()
+    return {"traces": traces, "calls": calls}
+
+
+# one thing after the other, whatever it is
+
+names = st.sampled_from("abcde")
+times = st.integers(-40 * 60, 40 * 60).map(lambda minutes: NOON + timedelta(minutes=minutes))
+money = st.sampled_from([None, "0", "0.000000000001", "1.10", "0.3333333333333333333333"])
+tokens = st.one_of(st.none(), st.integers(0, 10**12))
+labels = st.sampled_from([None, "bot", "clerk"])
+statuses = st.sampled_from(["ok", "error", "timeout", "cancelled", "running"])
+
+
+def about(name: str) -> dict[str, Any]:
+    return {"trace_id": trace_id(name)}
+
+
+def finished(record: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in record.items() if value is not None}
+
+
+traces = st.builds(
+    lambda name, parent, at, status, cost, used, agent, took: finished(
+        trace(
+            **about(name),
+            parent_trace_id=trace_id(parent) if parent else None,
+            started_at=at.isoformat(),
+            status=status,
+            duration_ms=None if status == "running" else took,
+            cost_usd=cost,
+            input_tokens=used,
+            agent_id=agent,
+        )
+    ),
+    names,
+    st.one_of(st.none(), names),
+    times,
+    statuses,
+    money,
+    tokens,
+    labels,
+    st.integers(0, 10**7),
+)
+spans = st.builds(
+    lambda name, number, operation, at, status, cost, used, model, took: finished(
+        span(
+            number,
+            **about(name),
+            operation_type=operation,
+            started_at=at.isoformat(),
+            ended_at=None,
+            duration_us=None if status == "running" else took,
+            status=status,
+            cost_usd=cost,
+            input_tokens=used,
+            reasoning_tokens=used,
+            request_model=model,
+        )
+    ),
+    names,
+    st.integers(1, 3),
+    st.sampled_from(["llm", "embedding", "agent", "tool"]),
+    times,
+    statuses,
+    money,
+    tokens,
+    labels,
+    st.integers(0, 10**9),
+)
+steps = st.one_of(
+    st.lists(st.one_of(traces, spans), min_size=1, max_size=6),
+    st.integers(1, 3),  # fold about so many traces
+    names,  # erase that trace
+)
+bounds = st.tuples(times, times).map(lambda pair: (min(pair), max(pair)))
+
+
+@given(st.lists(steps, max_size=8), bounds)
+@settings(
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink],
+)
+def test_totals_equal_the_traces_whatever_happens_in_whatever_order(
+    conn: Conn, done: Sequence[Any], within: tuple[datetime, datetime]
+) -> None:
+    conn.rollback()  # the last example
+    tenant = uuid4()
+    for step in done:
+        if isinstance(step, int):
+            fold(conn, step)
+        elif isinstance(step, str):
+            erase(conn, tenant, trace_id(step))
+        else:
+            ingest(conn, tenant, step)
+        assert differences(conn, tenant) == []
+        assert differences(conn, tenant, *within) == []
+
+    for since, until in ((FROM, TO), within):
+        for width in ("hour", "day", "total"):
+            assert rolled_up(conn, tenant, width, since, until) == raw(conn, tenant, since, until)
+    fold_all(conn)
+    assert rolled_up(conn, tenant, "total", *within) == raw(conn, tenant, *within)
+    assert one(conn.execute("select count(*) from tracedb.trace_changes where not folded")) == 0
+
+
+def erase(conn: Conn, tenant: UUID, id: str) -> None:
+    """As an erasure does it, which says so to the totals."""
+    for table in ("execution_traces", "llm_spans", "trace_payloads"):
+        conn.execute(
+            sql.SQL("delete from tracedb.{} where tenant_id = %s and trace_id = %s").format(
+                sql.Identifier(table)
+            ),
+            [tenant, id],
+        )
+    conn.execute("select tracedb.note_changes(array[%s::uuid], %s)", [id, tenant])
+
+
+def test_a_trace_that_moves_takes_its_figures_along(conn: Conn, tenant: UUID) -> None:
+    late, early = NOON + timedelta(hours=3), NOON
+    running = trace(started_at=late.isoformat(), status="running", agent_id="bot")
+    ingest(conn, tenant, [running, span(cost_usd="2")])
+    fold_all(conn)
+    before = series(conn, tenant, "hour")
+
+    done = trace(started_at=early.isoformat(), agent_id="clerk", duration_ms=5, status="ok")
+    ingest(conn, tenant, [done])
+    unfolded = series(conn, tenant, "hour")
+    fold_all(conn)
+
+    assert [(row[0], row[1], row[2]) for row in before] == [
+        (NOON, "call", "bot"),
+        (late, "request", "bot"),
+    ]
+    assert [(row[0], row[1], row[2]) for row in unfolded] == [
+        (NOON, "call", "clerk"),
+        (NOON, "request", "clerk"),
+    ]
+    assert series(conn, tenant, "hour") == unfolded
+    assert differences(conn, tenant) == []
+
+
+def test_what_a_parent_reports_later_takes_its_childrens_place(conn: Conn, tenant: UUID) -> None:
+    child = trace(
+        trace_id=trace_id("child"),
+        parent_trace_id=trace_id(),
+        started_at=(NOON + timedelta(days=1)).isoformat(),
+        cost_usd="3",
+    )
+    ingest(conn, tenant, [child, trace(status="running")])
+    fold_all(conn)
+    assert [row[7] for row in series(conn, tenant) if row[6]] == [Decimal(3)]
+
+    ingest(conn, tenant, [trace(cost_usd="10", status="ok")])
+
+    for _ in range(2):  # not folded, and folded
+        assert [(row[1], row[7]) for row in series(conn, tenant) if row[6]] == [
+            ("request", Decimal(10))
+        ]
+        fold_all(conn)
+
+
+def test_totals_outlive_the_traces(conn: Conn, tenant: UUID) -> None:
+    ingest(
+        conn, tenant, [trace(cost_usd="1.5", duration_ms=40), span(cost_usd="1", span_id="a" * 16)]
+    )
+    fold_all(conn)
+    before = [series(conn, tenant, width) for width in ("hour", "day", "total")]
+    months = one(conn.execute("select count(*) from tracedb.usage_contributions"))
+
+    # as retention does it: the partitions go, nothing else
+    for table in ("execution_traces", "llm_spans", "usage_contributions"):
+        conn.execute(sql.SQL("truncate tracedb.{}").format(sql.Identifier(table)))
+
+    assert months == 2
+    assert [series(conn, tenant, width) for width in ("hour", "day", "total")] == before
+    ingest(conn, tenant, [span(2, cost_usd="0.25")])
+    for _ in range(2):
+        assert sum(row[7] for row in series(conn, tenant) if row[1] == "call") == Decimal("1.25")
+        fold_all(conn)
+
+
+def test_percentiles_are_within_one_percent(conn: Conn, tenant: UUID) -> None:
+    rng = random.Random(11)
+    shares = [0.0, 0.5, 0.9, 0.95, 0.99, 1.0]
+    for durations in (
+        [0],
+        [1, 1_000_000_000],
+        [rng.randrange(10) for _ in range(50)],
+        [int(rng.lognormvariate(6, 2)) for _ in range(500)],
+    ):
+        of = uuid4()
+        ingest(
+            conn,
+            of,
+            [
+                trace(trace_id=trace_id(f"{number}"), duration_ms=duration)
+                for number, duration in enumerate(durations)
+            ],
+        )
+        fold(conn, 1)
+        found = one(
+            conn.execute(
+                "select tracedb.percentiles_ms(tracedb.merged_durations("
+                " duration_buckets, duration_counts), %s::float8[])"
+                " from tracedb.usage_series(%s, %s, 'hour', %s)",
+                [shares, FROM, TO, of],
+            )
+        )
+        exact = one(
+            conn.execute(
+                "select percentile_cont(%s::float8[]) within group (order by d)"
+                " from unnest(%s::bigint[]) as d",
+                [shares, durations],
+            )
+        )
+        assert found == [pytest.approx(value, rel=0.01) for value in exact]
+
+
+def test_folding_is_bounded_and_goes_on_where_it_stopped(conn: Conn, tenant: UUID) -> None:
+    for number in range(5):
+        ingest(conn, tenant, [trace(trace_id=trace_id(f"{number}"), cost_usd="1")])
+
+    folded = [fold(conn, 2) for _ in range(4)]
+
+    assert folded == [2, 2, 1, 0]
+    assert [row[4:8] for row in series(conn, tenant)] == [(5, 0, 5, Decimal(5))]
+
+
+def test_folding_again_writes_nothing(conn: Conn, tenant: UUID) -> None:
+    records = [trace(cost_usd="1"), span()]
+    ingest(conn, tenant, records)
+    fold_all(conn)
+
+    def versions() -> list[Any]:
+        return conn.execute(
+            "select xmin::text, ctid::text from tracedb.usage_rollups"
+            " union all select xmin::text, ctid::text from tracedb.usage_contributions order by 1, 2"
+        ).fetchall()
+
+    before = versions()
+    ingest(conn, tenant, records)
+    assert fold(conn) == 1
+    assert versions() == before
+
+
+def test_a_tenant_that_another_session_folds_is_left_to_it(database: str, tenant: UUID) -> None:
+    other = uuid4()
+    with psycopg.connect(database) as first, psycopg.connect(database) as second:
+        for each in (tenant, other):
+            ingest(first, each, [trace(cost_usd="1")])
+        first.commit()
+        first.execute(
+            "select pg_advisory_xact_lock(hashtextextended('tracedb.fold/' || %s, 0))", [tenant]
+        )
+
+        assert fold(second) == 1
+        assert [row[7] for row in series(second, tenant)] == [Decimal(1)]
+        first.rollback()
+        assert fold(second) == 1
+        assert fold(second) == 0
+
+
+def test_totals_add_up_while_writers_write_and_two_fold(database: str, tenant: UUID) -> None:
+    writers, each = 4, 30
+
+    def write(writer: int) -> None:
+        with psycopg.connect(database, autocommit=True) as conn:
+            for number in range(each):
+                key = trace_id(f"{number % 10}")  # shared by all writers
+                records = [
+                    trace(trace_id=key),
+                    span(1 + writer * 100 + number, trace_id=key, cost_usd="1"),
+                ]
+                assert ingest(conn, tenant, records)["rejected"] == []
+
+    def keep_folding(_: int) -> None:
+        with psycopg.connect(database, autocommit=True) as conn:
+            for _ in range(40):
+                conn.execute("select tracedb.fold_usage(3)")
+
+    def watch() -> list[int]:
+        seen = []
+        with psycopg.connect(database, autocommit=True) as conn:
+            for _ in range(30):
+                row = conn.execute(
+                    "select (select sum(executions) from tracedb.usage_series(%s, %s, 'hour', %s)"
+                    " where kind = 'call'), (select count(*) from tracedb.llm_spans)",
+                    [FROM, TO, tenant],
+                ).fetchone()
+                assert row is not None
+                assert (row[0] or 0) == row[1]
+                seen.append(row[1])
+        return seen
+
+    with ThreadPoolExecutor(8) as pool:
+        done = [pool.submit(write, writer) for writer in range(writers)]
+        done += [pool.submit(keep_folding, number) for number in range(2)]
+        seen = pool.submit(watch)
+        for task in done:
+            task.result()
+        assert seen.result() == sorted(seen.result())
+
+    with psycopg.connect(database) as conn:
+        fold_all(conn)
+        assert differences(conn, tenant) == []
+        (calls,) = (row for row in series(conn, tenant) if row[1] == "call")
+        assert calls[4] == writers * each
+        assert calls[7] == writers * each
+
+
+def test_a_tenant_reads_its_own_totals_and_changes_none(conn: Conn, tenant: UUID) -> None:
+    other = uuid4()
+    for each in (tenant, other):
+        ingest(conn, each, [trace(cost_usd="1", agent_id=f"of {each}")])
+    fold(conn, 1)
+
+    with as_role(conn, "tracedb_app", tenant):
+        assert [row[2] for row in series(conn, tenant)] == [f"of {tenant}"]
+        assert series(conn, other) == []
+        with pytest.raises(psycopg.errors.InsufficientPrivilege), conn.transaction():
+            conn.execute("select tracedb.fold_usage()")
+        with pytest.raises(psycopg.errors.InsufficientPrivilege), conn.transaction():
+            conn.execute("delete from tracedb.usage_rollups")
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        ("usage_series(null)", "since, until: must be given"),
+        ("usage_series(now(), now(), 'week')", "width: must be hour, day or total"),
+        ("fold_usage(0)", "max_traces: must be at least 1"),
+    ],
+)
+def test_bad_input_is_named(conn: Conn, call: str, message: str) -> None:
+    with pytest.raises(psycopg.Error, match=message):
+        conn.execute(sql.SQL("select tracedb.{}").format(sql.SQL(call)))
+
+
+def test_hours_are_those_of_utc(conn: Conn, tenant: UUID) -> None:
+    at = datetime(2026, 3, 4, 23, 45, tzinfo=UTC)
+    conn.execute("set local timezone = 'Asia/Kathmandu'")  # 5:45 ahead
+    ingest(conn, tenant, [trace(started_at=at.isoformat(), trace_id=trace_id("late", at))])
+    fold_all(conn)
+
+    assert [row[0] for row in series(conn, tenant, "hour")] == [at.replace(minute=0)]
+    assert [row[0] for row in series(conn, tenant, "day")] == [at.replace(hour=0, minute=0)]
