@@ -437,6 +437,11 @@ def _value(conn: Connection, function: Function, name: str, type_: str, target: 
         ("start_date", "timestamp with time zone"): NOW,
         ("end_date", "timestamp with time zone"): NOW + timedelta(days=1),
         ("as_of", "timestamp with time zone"): NOW + timedelta(days=1),
+        ("since", "timestamp with time zone"): NOW - timedelta(days=1),
+        ("until", "timestamp with time zone"): NOW + timedelta(days=1),
+        ("width", "text"): "hour",
+        ("line", "tracedb.usage_contributions"): None,
+        ("shares", "double precision[]"): [0.5],
     }
     by_type = {
         "uuid": target.trace_id,
@@ -451,6 +456,8 @@ def _value(conn: Connection, function: Function, name: str, type_: str, target: 
         "boolean": True,
         "int8multirange": "{[1,3]}",
         "integer[]": [1],
+        "smallint[]": [1],
+        "bigint[]": [1],
         "timestamp with time zone": NOW,
         "timestamp with time zone[]": [NOW],
         "regclass": "tracedb.llm_spans",

@@ -26,6 +26,7 @@ PARENTS = [
     "hook_executions",
     "llm_spans",
     "trace_payloads",
+    "usage_contributions",
 ]
 EVENTS = ["agent_executions", "platform_events", "tenant_cost_events"]
 EVERY = sorted([*PARENTS, *EVENTS])
@@ -88,18 +89,20 @@ def strays(conn: Connection) -> dict[str, int]:
 
 
 def write(conn: Connection, at: datetime, number: int = 1, tenant: UUID = A) -> None:
-    """A trace with a part of every type, beginning then."""
+    """A folded trace with a part of every type, beginning then."""
     items = records(tenant, at, {"trace_id": str(uuid7(at, number))}, number)
     row = conn.execute(
         "select tracedb.ingest(%s::json, %s)", [json.dumps(items), tenant]
     ).fetchone()
     assert row is not None
     assert (row[0]["inserted"], row[0]["rejected"]) == (6, [])
+    conn.execute("select count(*) from tracedb.fold_usage()")
 
 
 def rows(traces: int) -> dict[str, int]:
     """How many rows of each table that many calls of `write` make."""
-    return {parent: traces * (2 if parent == "trace_payloads" else 1) for parent in PARENTS}
+    twice = ("trace_payloads", "usage_contributions")
+    return {parent: traces * (2 if parent in twice else 1) for parent in PARENTS}
 
 
 def contents(conn: Connection) -> dict[str, list[Any]]:

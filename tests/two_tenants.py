@@ -118,3 +118,4 @@ def fill(conn: psycopg.Connection[Any]) -> None:
             ).fetchone()
             assert answer is not None
             assert len(answer[0]["rejected"]) == 1
+    conn.execute("select count(*) from tracedb.fold_usage()")
