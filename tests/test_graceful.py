@@ -36,11 +36,13 @@ EMPTY: dict[str, Any] = {
     "get_analytics": tracedb.Analytics(NOON - timedelta(days=7), NOON),
     "get_user_analytics": None,
     "changes_cursor": None,
+    "unfolded_changes": 0,
 }
 ARGUMENTS: dict[str, Any] = {
     **dict.fromkeys(("external_id", "user_id", "route", "agent_id"), "x"),
     "trace_id": UUID(trace_id()),
     "as_of": NOON,
+    "since": NOON,
 }
 
 

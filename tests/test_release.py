@@ -208,7 +208,8 @@ def test_an_upgrade_from_each_release_keeps_every_row(
     with psycopg.connect(empty_database) as conn:
         counted = conn.execute(
             "select t.name, array_agg(u.kind order by u.kind) from tracedb.tenants as t,"
-            " tracedb.usage_series('2026-01-01', '2026-02-01', 'total', t.tenant_id) as u group by 1"
+            " tracedb.usage_series('2026-01-01', '2026-02-01', 'total', t.tenant_id) as u"
+            " group by 1"
         ).fetchall()
     assert sorted(counted) == [("one", ["call", "request"]), ("two", ["call", "request"])]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import random
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,8 +18,10 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from psycopg import sql
 
+import tracedb
 from records import NOON, ingest, span, trace, trace_id
 from servers import as_role
+from tracedb.cli import main
 
 Conn = psycopg.Connection[Any]
 FROM = NOON - timedelta(days=2)
@@ -363,7 +367,8 @@ def test_folding_again_writes_nothing(conn: Conn, tenant: UUID) -> None:
     def versions() -> list[Any]:
         return conn.execute(
             "select xmin::text, ctid::text from tracedb.usage_rollups"
-            " union all select xmin::text, ctid::text from tracedb.usage_contributions order by 1, 2"
+            " union all select xmin::text, ctid::text from tracedb.usage_contributions"
+            " order by 1, 2"
         ).fetchall()
 
     before = versions()
@@ -473,3 +478,82 @@ def test_hours_are_those_of_utc(conn: Conn, tenant: UUID) -> None:
 
     assert [row[0] for row in series(conn, tenant, "hour")] == [at.replace(minute=0)]
     assert [row[0] for row in series(conn, tenant, "day")] == [at.replace(hour=0, minute=0)]
+
+
+# the commands that cron and operators run
+
+
+def test_the_command_folds_until_nothing_is_left(
+    database: str, tenant: UUID, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with psycopg.connect(database) as conn:
+        for number in range(3):
+            ingest(conn, tenant, [trace(trace_id=trace_id(f"{number}"), cost_usd="0.1")])
+
+    args = ["--dsn", database, "rollups", "fold", "--json"]
+    assert main([*args, "--max-traces", "2"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"changes": 3, "traces": 3, "unfolded_changes": 0}
+    assert main(args) == 0
+    assert json.loads(capsys.readouterr().out) == {"changes": 0, "traces": 0, "unfolded_changes": 0}
+
+
+def test_the_command_says_that_another_session_folds(
+    database: str, tenant: UUID, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with psycopg.connect(database) as conn:
+        ingest(conn, tenant, [trace()])
+        conn.commit()
+        conn.execute(
+            "select pg_advisory_xact_lock(hashtextextended('tracedb.fold/' || %s, 0))", [tenant]
+        )
+        assert main(["--dsn", database, "rollups", "fold"]) == 75
+    assert capsys.readouterr().out == "0 changes of 0 traces folded, 1 left\n"
+
+
+def test_the_command_finds_a_total_that_is_wrong(
+    database: str, tenant: UUID, capsys: pytest.CaptureFixture[str]
+) -> None:
+    args = ["--dsn", database, "rollups", "verify", "--tenant", str(tenant)]
+    args += ["--since", FROM.isoformat(), "--until", TO.isoformat()]
+    with psycopg.connect(database) as conn:
+        ingest(conn, tenant, [trace(cost_usd="1")])
+        fold_all(conn)
+    assert main(args) == 0
+    assert capsys.readouterr().out == "every total is what its traces say\n"
+
+    with psycopg.connect(database) as conn:
+        conn.execute("update tracedb.usage_rollups set cost_usd = cost_usd + 0.000000000001")
+    assert main([*args, "--json"]) == 3
+    (found,) = json.loads(capsys.readouterr().out)
+    assert found["starts_at"].startswith("2026-03-04 12:00")
+    assert found["rolled_up"] != found["counted"]
+
+
+def test_python_reads_the_series_in_both_colours(database: str, tenant: UUID) -> None:
+    with psycopg.connect(database) as conn:
+        ingest(
+            conn,
+            tenant,
+            [
+                trace(duration_ms=100, agent_id="bot"),
+                span(cost_usd="0.5", input_tokens=7, request_model="m", duration_us=50),
+            ],
+        )
+
+    async def ask() -> list[tracedb.Usage]:
+        async with await tracedb.connect_async(database) as db:
+            assert [folded.traces for folded in await db.fold_usage()] == [1]
+            return await db.tenant(tenant).usage_series(FROM, TO, "day")
+
+    with tracedb.connect(database) as db:
+        before = db.tenant(tenant).usage_series(FROM, TO, "day")
+    after = asyncio.run(ask())
+
+    assert before == after
+    call, request = after
+    assert (call.kind, call.model, call.agent_id, call.executions) == ("call", "m", "bot", 1)
+    assert (call.cost_usd, call.input_tokens, call.unpriced) == (Decimal("0.5"), 7, 0)
+    assert call.p50_duration_ms == pytest.approx(0.05, rel=0.01)
+    assert (request.kind, request.executions) == ("request", 1)
+    assert request.p99_duration_ms == pytest.approx(100, rel=0.01)
+    assert request.starts_at == NOON.replace(hour=0)

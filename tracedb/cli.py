@@ -25,6 +25,7 @@ SUBJECTS = (
     "tracedb.cli_migrate",
     "tracedb.cli_doctor",
     "tracedb.cli_partitions",
+    "tracedb.cli_rollups",
     "tracedb.cli_demo",
     "tracedb.cli_import",
     "tracedb.cli_trace",

@@ -84,6 +84,8 @@ class TenantCalls:
     get_research_triggers = Call(queries.get_research_triggers)
     get_analytics = Call(queries.get_analytics)
     get_user_analytics = Call(queries.get_user_analytics)
+    usage_series = Call(queries.usage_series)
+    usage_differences = Call(queries.usage_differences)
     changes_cursor = Call(queries.changes_cursor)
     changes_since = Call(queries.changes_since)
     agent_performance = Call(queries.agent_performance)
@@ -104,6 +106,8 @@ class DatabaseCalls:
     ensure_partitions = Call(queries.ensure_partitions)
     drain_default_partitions = Call(queries.drain_default_partitions)
     tenants_with_writers = Call(queries.tenants_with_writers)
+    fold_usage = Call(queries.fold_usage)
+    unfolded_changes = Call(queries.unfolded_changes)
 
 
 class TraceDB(DatabaseCalls):

@@ -81,6 +81,11 @@ CHECKS = (
         "run `select tracedb.drain_default_partitions()` until it returns nothing",
     ),
     Check(
+        "rollups",
+        "usage is folded into its totals within an hour",
+        "run `tracedb rollups fold` every minute: answers are exact without it, but slower",
+    ),
+    Check(
         "losses",
         "no record is lost, dropped or a dead letter",
         "`tracedb losses` and `tracedb dead-letters list` say which; dead letters can be requeued "

@@ -86,6 +86,15 @@ select format('%%s: %%s rows in the default partition', parent, stray_rows) as f
 from tracedb.default_partition_rows()
 where stray_rows > 0;
 
+-- name: rollups
+select format('%%s changes of tenant %%s are not folded, the oldest since %%s', count(*),
+    c.tenant_id, to_char(min(c.created_at) at time zone 'UTC', 'YYYY-MM-DD HH24:MI')) as finding
+from tracedb.trace_changes as c
+where not c.folded
+group by c.tenant_id
+having min(c.created_at) < now() - interval '1 hour'
+order by 1;
+
 -- name: losses
 -- an open writer's missing records are on their way; one unheard of for a day is not coming back
 select format('%%s dead letters of tenant %%s', count(*), d.tenant_id) as finding

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Any, TypedDict, Unpack
+from typing import Any, Literal, TypedDict, Unpack
 from uuid import UUID
 
 from psycopg.rows import class_row, dict_row, scalar_row
@@ -330,3 +330,36 @@ def purge_dead_letters(before: datetime | None = None, max_rows: int = 10_000) -
 def tenants_with_writers() -> Query[list[UUID]]:
     """The tenants that have a ledger, as far as this role sees them."""
     return Query(statement("tenants_with_writers"), {}, scalar_row, many)
+
+
+def usage_series(
+    since: datetime, until: datetime | None = None, width: Literal["hour", "day", "total"] = "hour"
+) -> Query[list[rows.Usage]]:
+    """Usage from `since` to `until` (default: now) by hour, day or in total, exact at any moment.
+
+    A row for each kind, agent, route, provider, model and operation (`tracedb.usage_series`).
+    """
+    args = {"since": since, "until": until, "width": width}
+    return Query(statement("usage_series"), args, class_row(rows.Usage), many)
+
+
+def usage_differences(
+    since: datetime, until: datetime | None = None
+) -> Query[list[rows.UsageDifference]]:
+    """Where totals are not what their traces add up to (`tracedb.usage_differences`)."""
+    args = {"since": since, "until": until}
+    return Query(statement("usage_differences"), args, class_row(rows.UsageDifference), many)
+
+
+def fold_usage(max_traces: int = 5000) -> Query[list[rows.Folded]]:
+    """Bring totals up to what is committed, about so many traces' worth (`tracedb.fold_usage`).
+
+    What was folded, tenant by tenant; nothing once nothing is left.
+    """
+    args = {"max_traces": max_traces}
+    return Query(statement("fold_usage"), args, class_row(rows.Folded), many)
+
+
+def unfolded_changes() -> Query[int]:
+    """How many changes are not folded into the totals yet, as far as this role sees them."""
+    return Query(statement("unfolded_changes"), {}, scalar_row, one, lambda: 0)

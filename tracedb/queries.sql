@@ -125,3 +125,30 @@ select tracedb.purge_dead_letters(coalesce(%(before)s, now()), %(max_rows)s, %(t
 
 -- name: tenants_with_writers
 select distinct tenant_id from tracedb.ingest_writers order by tenant_id;
+
+-- name: usage_series
+select u.starts_at, u.kind, u.agent_id, u.route, u.provider, u.model, u.operation_type,
+    u.executions, u.errors, u.successes, u.running,
+    u.input_tokens::bigint, u.output_tokens::bigint, u.cache_read_tokens::bigint,
+    u.cache_write_tokens::bigint, u.reasoning_tokens::bigint,
+    case when u.costed > 0 then u.cost_usd end as cost_usd, u.unpriced,
+    p.percentiles[1] as p50_duration_ms, p.percentiles[2] as p95_duration_ms,
+    p.percentiles[3] as p99_duration_ms
+from tracedb.usage_series(%(since)s, coalesce(%(until)s, now()), %(width)s, %(tenant_id)s) as u
+cross join lateral (
+    select tracedb.percentiles_ms(
+        tracedb.add_durations('[-1:-1]={0}', u.duration_buckets, u.duration_counts),
+        array[0.5, 0.95, 0.99]
+    ) as percentiles
+) as p;
+
+-- name: usage_differences
+select starts_at, rolled_up::text, counted::text
+from tracedb.usage_differences(%(since)s, coalesce(%(until)s, now()), %(tenant_id)s)
+order by starts_at, series_id;
+
+-- name: fold_usage
+select tenant_id, changes, traces from tracedb.fold_usage(%(max_traces)s);
+
+-- name: unfolded_changes
+select count(*) from tracedb.trace_changes where not folded;

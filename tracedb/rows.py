@@ -170,6 +170,56 @@ class Analytics:
 
 
 @dataclass(frozen=True, slots=True)
+class Usage:
+    """Usage of an hour, a day or a time, of one kind and set of labels (`tracedb.usage_series`).
+
+    `kind`: "request" and "nested" are traces, "call" are spans, which are no addition to traces but
+    another look at them. A label is None where none is named. Percentiles are milliseconds, within
+    1 %; `cost_usd` is None if no cost is known, `unpriced` counts what has a cost not known whole.
+    """
+
+    starts_at: datetime
+    kind: str
+    agent_id: str | None
+    route: str | None
+    provider: str | None
+    model: str | None
+    operation_type: str | None
+    executions: int
+    errors: int
+    successes: int
+    running: int
+    input_tokens: int
+    output_tokens: int
+    cache_read_tokens: int
+    cache_write_tokens: int
+    reasoning_tokens: int
+    cost_usd: Decimal | None
+    unpriced: int
+    p50_duration_ms: float | None
+    p95_duration_ms: float | None
+    p99_duration_ms: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class UsageDifference:
+    """An hour and series whose total is not what its traces add up to, both as rows in text."""
+
+    starts_at: datetime
+    rolled_up: str | None
+    counted: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Folded:
+    """What one call folded for a tenant (`tracedb.fold_usage`)."""
+
+    tenant_id: UUID
+    changes: int
+    traces: int
+
+
+@dataclass(frozen=True, slots=True)
 class UserAnalytics:
     """A user over all retained traces (`tracedb.user_request_analytics`)."""
 
