@@ -103,9 +103,8 @@ drop function tracedb.with_nested(uuid[], uuid);
 drop function tracedb.negated_usage(tracedb.usage_contributions);
 drop function tracedb.added_usage(tracedb.usage_contributions[]);
 drop function tracedb.usage_of_traces(uuid[], timestamptz, timestamptz, uuid);
-drop function tracedb.percentiles_ms(bigint[], double precision[]);
-drop aggregate tracedb.merged_durations(smallint[], bigint[]);
-drop function tracedb.add_durations(bigint[], smallint[], bigint[]);
+drop function tracedb.percentiles_ms(tracedb.usage_contributions[], double precision[]);
+drop function tracedb.percentiles_ms(smallint[], bigint[], double precision[]);
 update tracedb.partition_policies
 set parents = array_remove(parents, 'usage_contributions')
 where family = 'traces';

@@ -171,80 +171,73 @@ from (
 group by t.tenant_id, t.batch_no
 on conflict do nothing;
 
-create or replace function tracedb.add_durations(
-    histogram bigint[], buckets smallint[], counts bigint[]
+create or replace function tracedb.percentiles_ms(
+    buckets smallint[], counts bigint[], shares double precision[]
 )
-returns bigint[]
-language plpgsql immutable parallel safe
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    place integer;
-begin
-    for place in 1 .. coalesce(cardinality(buckets), 0) loop
-        -- subscripts start at -1, the bucket of 0; gaps are null
-        histogram[buckets[place]] := coalesce(histogram[buckets[place]], 0) + counts[place];
-    end loop;
-    return histogram;
-end $$;
-
-comment on function tracedb.add_durations(bigint[], smallint[], bigint[]) is
-    'Adds the counts of a row of usage_rollups to a histogram: element b counts bucket b. '
-    'Internal: see merged_durations.';
-
-create or replace aggregate tracedb.merged_durations(smallint[], bigint[]) (
-    sfunc = tracedb.add_durations,
-    stype = bigint[],
-    initcond = '[-1:-1]={0}',
-    parallel = safe
-);
-
-comment on aggregate tracedb.merged_durations(smallint[], bigint[]) is
-    'The histogram of all durations of the rows, from their duration_buckets and duration_counts; '
-    'percentiles_ms reads it.';
-
-create or replace function tracedb.percentiles_ms(histogram bigint[], shares double precision[])
 returns double precision[]
 language plpgsql immutable parallel safe
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    total constant bigint := (select sum(n) from unnest(histogram) as n);
-    share double precision;
-    answer double precision[] := '{}';
-    -- places from 0 among the sorted durations, as percentile_cont has them
-    place double precision;
-    low double precision;
-    high double precision;
-    bucket integer;
-    upto bigint;
+    total constant bigint := (select sum(n) from unnest(counts) as n);
+    -- places from 0 among the sorted durations, as percentile_cont has them, and what is there
+    places constant double precision[] := array(
+        select u.share * (total - 1) from unnest(shares) with ordinality as u (share, place)
+        order by u.place
+    );
+    low double precision[] := array_fill(null::double precision, array[cardinality(shares)]);
+    high double precision[] := low;
+    upto bigint := 0;
     middle double precision;
 begin
-    foreach share in array shares loop
-        place := share * (total - 1);
-        low := null;
-        high := null;
-        upto := 0;
-        bucket := array_lower(histogram, 1);
-        while total > 0 and high is null loop
-            upto := upto + coalesce(histogram[bucket], 0);
-            if upto > floor(place) then
-                middle := case when bucket < 0 then 0 else power(1.02, bucket - 0.5) / 1000 end;
-                low := coalesce(low, middle);
-                if upto > ceil(place) then
-                    high := middle;
-                end if;
+    for i in 1 .. cardinality(buckets) loop
+        upto := upto + counts[i];
+        middle := case when buckets[i] < 0 then 0 else power(1.02, buckets[i] - 0.5) / 1000 end;
+        for k in 1 .. cardinality(shares) loop
+            if low[k] is null and upto > floor(places[k]) then
+                low[k] := middle;
             end if;
-            bucket := bucket + 1;
+            if high[k] is null and upto > ceil(places[k]) then
+                high[k] := middle;
+            end if;
         end loop;
-        answer := answer || (low + (high - low) * (place - floor(place)));
     end loop;
-    return answer;
+    return array(
+        select u.l + (u.h - u.l) * (u.p - floor(u.p))
+        from unnest(low, high, places) with ordinality as u (l, h, p, place)
+        order by u.place
+    );
 end $$;
 
-comment on function tracedb.percentiles_ms(bigint[], double precision[]) is
-    'Percentiles, in milliseconds, of a histogram of merged_durations, for shares from 0 to 1: as '
-    'percentile_cont would give them, within 1 %; null if it is empty.';
+comment on function tracedb.percentiles_ms(smallint[], bigint[], double precision[]) is
+    'Percentiles, in milliseconds, of a histogram (duration_buckets and duration_counts), for '
+    'shares from 0 to 1: as percentile_cont would give them, within 1 %; null if it is empty.';
+
+create or replace function tracedb.percentiles_ms(
+    lines tracedb.usage_contributions[], shares double precision[]
+)
+returns double precision[]
+language plpgsql immutable parallel safe
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return (
+        select tracedb.percentiles_ms(
+            coalesce(array_agg(d.bucket order by d.bucket), '{}'),
+            coalesce(array_agg(d.n order by d.bucket), '{}'), shares)
+        from (
+            select u.bucket, sum(u.n)::bigint as n
+            from unnest(lines) as l
+            cross join lateral unnest(l.duration_buckets, l.duration_counts) as u (bucket, n)
+            group by u.bucket
+            having sum(u.n) <> 0
+        ) as d
+    );
+end $$;
+
+comment on function tracedb.percentiles_ms(tracedb.usage_contributions[], double precision[]) is
+    'Percentiles, in milliseconds, over lines of usage together, such as those of usage_series: '
+    'percentiles_ms(array_agg(u), array[0.5, 0.95]).';
 
 create or replace function tracedb.usage_of_traces(
     trace_ids uuid[], since timestamptz, until timestamptz, tenant_id uuid
@@ -347,12 +340,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
     return query
-    select
-        s.tenant_id, null::uuid, s.starts_at, s.series_id, s.kind, s.agent_id, s.route, s.provider,
-        s.model, s.operation_type, s.executions, s.errors, s.successes, s.running, s.input_tokens,
-        s.output_tokens, s.cache_read_tokens, s.cache_write_tokens, s.reasoning_tokens, s.cost_usd,
-        s.costed, s.unpriced, s.duration_us, h.buckets, h.counts
-    from (
+    with sums as (
         select
             l.tenant_id, l.starts_at, l.series_id, l.kind, l.agent_id, l.route, l.provider,
             l.model, l.operation_type,
@@ -363,23 +351,36 @@ begin
             sum(l.cache_write_tokens) as cache_write_tokens,
             sum(l.reasoning_tokens) as reasoning_tokens, sum(l.cost_usd) as cost_usd,
             sum(l.costed)::bigint as costed, sum(l.unpriced)::bigint as unpriced,
-            sum(l.duration_us) as duration_us,
-            tracedb.merged_durations(l.duration_buckets, l.duration_counts) as histogram
+            sum(l.duration_us) as duration_us
         from unnest(lines) as l
         group by l.tenant_id, l.starts_at, l.series_id, l.kind, l.agent_id, l.route, l.provider,
             l.model, l.operation_type
-    ) as s
-    cross join lateral (
+    ),
+    histograms as (
         select
-            coalesce(array_agg(i.bucket::smallint order by i.bucket), '{}') as buckets,
-            coalesce(array_agg(s.histogram[i.bucket] order by i.bucket), '{}') as counts
-        from generate_subscripts(s.histogram, 1) as i(bucket)
-        where s.histogram[i.bucket] <> 0
-    ) as h;
+            d.starts_at, d.series_id,
+            array_agg(d.bucket order by d.bucket) as buckets,
+            array_agg(d.n order by d.bucket) as counts
+        from (
+            select l.starts_at, l.series_id, u.bucket, sum(u.n)::bigint as n
+            from unnest(lines) as l
+            cross join lateral unnest(l.duration_buckets, l.duration_counts) as u (bucket, n)
+            group by l.starts_at, l.series_id, u.bucket
+            having sum(u.n) <> 0
+        ) as d
+        group by d.starts_at, d.series_id
+    )
+    select
+        s.tenant_id, null::uuid, s.starts_at, s.series_id, s.kind, s.agent_id, s.route, s.provider,
+        s.model, s.operation_type, s.executions, s.errors, s.successes, s.running, s.input_tokens,
+        s.output_tokens, s.cache_read_tokens, s.cache_write_tokens, s.reasoning_tokens, s.cost_usd,
+        s.costed, s.unpriced, s.duration_us, coalesce(h.buckets, '{}'), coalesce(h.counts, '{}')
+    from sums as s
+    left join histograms as h using (starts_at, series_id);
 end $$;
 
 comment on function tracedb.added_usage(tracedb.usage_contributions[]) is
-    'Lines of the same time and series added up, of whatever traces. Internal.';
+    'Lines of a tenant added up by time and series, of whatever traces. Internal.';
 
 create or replace function tracedb.negated_usage(line tracedb.usage_contributions)
 returns tracedb.usage_contributions
@@ -708,7 +709,7 @@ comment on function tracedb.usage_series(timestamptz, timestamptz, text, uuid) i
     'usage_rollups (trace_id is null). Exact at every moment, also for what is not folded yet; it '
     'outlives the traces it was counted from, except in a part of an hour at either end. Count '
     'requests and nested executions, or calls; do not add calls to them. Percentiles: '
-    'percentiles_ms(merged_durations(duration_buckets, duration_counts), array[0.5, 0.95]).';
+    'percentiles_ms(array_agg(u), array[0.5, 0.95]).';
 
 create or replace function tracedb.usage_differences(
     since timestamptz,
@@ -777,39 +778,61 @@ begin
         raise exception using errcode = 'TD002', message = 'days: must be from 1 to 36500';
     end if;
     return (
-        with figures as (
-            select
-                grouping(u.agent_id) as all_agents,
-                grouping(u.route) as all_routes,
-                u.agent_id,
-                u.route,
-                coalesce(sum(u.executions) filter (where u.kind = 'request'), 0) as requests,
-                coalesce(sum(u.errors) filter (where u.kind = 'request'), 0) as failed_requests,
-                coalesce(sum(u.executions), 0) as executions,
-                coalesce(sum(u.errors), 0) as errors,
-                coalesce(sum(u.input_tokens), 0) as input_tokens,
-                coalesce(sum(u.output_tokens), 0) as output_tokens,
-                case when sum(u.costed) > 0 then sum(u.cost_usd) end as cost_usd,
-                coalesce(sum(u.unpriced), 0) as unknown_cost_count,
-                tracedb.percentiles_ms(
-                    tracedb.merged_durations(u.duration_buckets, u.duration_counts),
-                    array[0.5, 0.95, 0.99]) as percentiles,
-                tracedb.percentiles_ms(
-                    tracedb.merged_durations(u.duration_buckets, u.duration_counts)
-                        filter (where u.kind = 'request'),
-                    array[0.5, 0.95, 0.99]) as request_percentiles
+        with lines as materialized (
+            select u.*
             from tracedb.usage_between(since, as_of, false, tenant_id) as u
             where u.kind in ('request', 'nested')
-            group by grouping sets ((), (u.agent_id), (u.route))
+        ),
+        sums as (
+            select
+                grouping(l.agent_id, l.route) as level,
+                l.agent_id,
+                l.route,
+                coalesce(sum(l.executions) filter (where l.kind = 'request'), 0) as requests,
+                coalesce(sum(l.errors) filter (where l.kind = 'request'), 0) as failed_requests,
+                coalesce(sum(l.executions), 0) as executions,
+                coalesce(sum(l.errors), 0) as errors,
+                coalesce(sum(l.input_tokens), 0) as input_tokens,
+                coalesce(sum(l.output_tokens), 0) as output_tokens,
+                case when sum(l.costed) > 0 then sum(l.cost_usd) end as cost_usd,
+                coalesce(sum(l.unpriced), 0) as unknown_cost_count
+            from lines as l
+            group by grouping sets ((), (l.agent_id), (l.route))
+        ),
+        -- of the total: the requests' alone
+        buckets as (
+            select
+                grouping(l.agent_id, l.route) as level, l.agent_id, l.route, d.bucket,
+                case
+                    when grouping(l.agent_id, l.route) < 3 then sum(d.n)
+                    else coalesce(sum(d.n) filter (where l.kind = 'request'), 0)
+                end::bigint as n
+            from lines as l
+            cross join lateral unnest(l.duration_buckets, l.duration_counts) as d (bucket, n)
+            group by grouping sets ((d.bucket), (l.agent_id, d.bucket), (l.route, d.bucket))
+        ),
+        histograms as (
+            select
+                b.level, b.agent_id, b.route,
+                tracedb.percentiles_ms(
+                    array_agg(b.bucket order by b.bucket), array_agg(b.n order by b.bucket),
+                    array[0.5, 0.95, 0.99]) as percentiles
+            from buckets as b
+            where b.n <> 0
+            group by b.level, b.agent_id, b.route
         ),
         shown as (
-            select f.*, jsonb_build_object(
-                'requests', f.requests, 'executions', f.executions, 'errors', f.errors,
-                'input_tokens', f.input_tokens, 'output_tokens', f.output_tokens,
-                'cost_usd', f.cost_usd, 'unknown_cost_count', f.unknown_cost_count,
-                'p50_duration_ms', f.percentiles[1], 'p95_duration_ms', f.percentiles[2],
-                'p99_duration_ms', f.percentiles[3]) as document
-            from figures as f
+            select s.*, h.percentiles, jsonb_build_object(
+                'requests', s.requests, 'executions', s.executions, 'errors', s.errors,
+                'input_tokens', s.input_tokens, 'output_tokens', s.output_tokens,
+                'cost_usd', s.cost_usd, 'unknown_cost_count', s.unknown_cost_count,
+                'p50_duration_ms', h.percentiles[1], 'p95_duration_ms', h.percentiles[2],
+                'p99_duration_ms', h.percentiles[3]) as document
+            from sums as s
+            left join histograms as h
+                on h.level = s.level and h.agent_id is not distinct from s.agent_id
+                and h.route is not distinct from s.route
+            where s.level = 3 or s.executions > 0
         )
         select jsonb_build_object(
             'since', since, 'until', as_of,
@@ -817,21 +840,21 @@ begin
             'total_errors', s.failed_requests, 'total_input_tokens', s.input_tokens,
             'total_output_tokens', s.output_tokens, 'total_cost_usd', s.cost_usd,
             'unknown_cost_count', s.unknown_cost_count,
-            'p50_duration_ms', s.request_percentiles[1],
-            'p95_duration_ms', s.request_percentiles[2],
-            'p99_duration_ms', s.request_percentiles[3],
+            'p50_duration_ms', s.percentiles[1],
+            'p95_duration_ms', s.percentiles[2],
+            'p99_duration_ms', s.percentiles[3],
             'by_agent', coalesce((
                 select jsonb_agg(jsonb_build_object('agent_id', a.agent_id) || a.document
                     order by a.executions desc, a.agent_id)
-                from shown as a where a.all_agents = 0 and a.executions > 0
+                from shown as a where a.level = 1
             ), '[]'),
             'by_route', coalesce((
                 select jsonb_agg(jsonb_build_object('route', r.route) || r.document
                     order by r.executions desc, r.route)
-                from shown as r where r.all_routes = 0 and r.executions > 0
+                from shown as r where r.level = 2
             ), '[]'))
         from shown as s
-        where s.all_agents = 1 and s.all_routes = 1
+        where s.level = 3
     );
 end $$;
 
@@ -895,9 +918,8 @@ alter table tracedb.usage_contributions_default enable row level security;
 alter table tracedb.usage_contributions_default force row level security;
 
 revoke all on function
-    tracedb.add_durations(bigint[], smallint[], bigint[]),
-    tracedb.merged_durations(smallint[], bigint[]),
-    tracedb.percentiles_ms(bigint[], double precision[]),
+    tracedb.percentiles_ms(smallint[], bigint[], double precision[]),
+    tracedb.percentiles_ms(tracedb.usage_contributions[], double precision[]),
     tracedb.usage_of_traces(uuid[], timestamptz, timestamptz, uuid),
     tracedb.added_usage(tracedb.usage_contributions[]),
     tracedb.negated_usage(tracedb.usage_contributions),
@@ -911,9 +933,8 @@ from public;
 grant select on tracedb.usage_rollups, tracedb.usage_contributions
 to tracedb_service, tracedb_app, tracedb_reader, tracedb_maintainer;
 grant execute on function
-    tracedb.add_durations(bigint[], smallint[], bigint[]),
-    tracedb.merged_durations(smallint[], bigint[]),
-    tracedb.percentiles_ms(bigint[], double precision[]),
+    tracedb.percentiles_ms(smallint[], bigint[], double precision[]),
+    tracedb.percentiles_ms(tracedb.usage_contributions[], double precision[]),
     tracedb.usage_of_traces(uuid[], timestamptz, timestamptz, uuid),
     tracedb.added_usage(tracedb.usage_contributions[]),
     tracedb.negated_usage(tracedb.usage_contributions),

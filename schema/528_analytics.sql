@@ -20,39 +20,61 @@ begin
         raise exception using errcode = 'TD002', message = 'days: must be from 1 to 36500';
     end if;
     return (
-        with figures as (
-            select
-                grouping(u.agent_id) as all_agents,
-                grouping(u.route) as all_routes,
-                u.agent_id,
-                u.route,
-                coalesce(sum(u.executions) filter (where u.kind = 'request'), 0) as requests,
-                coalesce(sum(u.errors) filter (where u.kind = 'request'), 0) as failed_requests,
-                coalesce(sum(u.executions), 0) as executions,
-                coalesce(sum(u.errors), 0) as errors,
-                coalesce(sum(u.input_tokens), 0) as input_tokens,
-                coalesce(sum(u.output_tokens), 0) as output_tokens,
-                case when sum(u.costed) > 0 then sum(u.cost_usd) end as cost_usd,
-                coalesce(sum(u.unpriced), 0) as unknown_cost_count,
-                tracedb.percentiles_ms(
-                    tracedb.merged_durations(u.duration_buckets, u.duration_counts),
-                    array[0.5, 0.95, 0.99]) as percentiles,
-                tracedb.percentiles_ms(
-                    tracedb.merged_durations(u.duration_buckets, u.duration_counts)
-                        filter (where u.kind = 'request'),
-                    array[0.5, 0.95, 0.99]) as request_percentiles
+        with lines as materialized (
+            select u.*
             from tracedb.usage_between(since, as_of, false, tenant_id) as u
             where u.kind in ('request', 'nested')
-            group by grouping sets ((), (u.agent_id), (u.route))
+        ),
+        sums as (
+            select
+                grouping(l.agent_id, l.route) as level,
+                l.agent_id,
+                l.route,
+                coalesce(sum(l.executions) filter (where l.kind = 'request'), 0) as requests,
+                coalesce(sum(l.errors) filter (where l.kind = 'request'), 0) as failed_requests,
+                coalesce(sum(l.executions), 0) as executions,
+                coalesce(sum(l.errors), 0) as errors,
+                coalesce(sum(l.input_tokens), 0) as input_tokens,
+                coalesce(sum(l.output_tokens), 0) as output_tokens,
+                case when sum(l.costed) > 0 then sum(l.cost_usd) end as cost_usd,
+                coalesce(sum(l.unpriced), 0) as unknown_cost_count
+            from lines as l
+            group by grouping sets ((), (l.agent_id), (l.route))
+        ),
+        -- of the total: the requests' alone
+        buckets as (
+            select
+                grouping(l.agent_id, l.route) as level, l.agent_id, l.route, d.bucket,
+                case
+                    when grouping(l.agent_id, l.route) < 3 then sum(d.n)
+                    else coalesce(sum(d.n) filter (where l.kind = 'request'), 0)
+                end::bigint as n
+            from lines as l
+            cross join lateral unnest(l.duration_buckets, l.duration_counts) as d (bucket, n)
+            group by grouping sets ((d.bucket), (l.agent_id, d.bucket), (l.route, d.bucket))
+        ),
+        histograms as (
+            select
+                b.level, b.agent_id, b.route,
+                tracedb.percentiles_ms(
+                    array_agg(b.bucket order by b.bucket), array_agg(b.n order by b.bucket),
+                    array[0.5, 0.95, 0.99]) as percentiles
+            from buckets as b
+            where b.n <> 0
+            group by b.level, b.agent_id, b.route
         ),
         shown as (
-            select f.*, jsonb_build_object(
-                'requests', f.requests, 'executions', f.executions, 'errors', f.errors,
-                'input_tokens', f.input_tokens, 'output_tokens', f.output_tokens,
-                'cost_usd', f.cost_usd, 'unknown_cost_count', f.unknown_cost_count,
-                'p50_duration_ms', f.percentiles[1], 'p95_duration_ms', f.percentiles[2],
-                'p99_duration_ms', f.percentiles[3]) as document
-            from figures as f
+            select s.*, h.percentiles, jsonb_build_object(
+                'requests', s.requests, 'executions', s.executions, 'errors', s.errors,
+                'input_tokens', s.input_tokens, 'output_tokens', s.output_tokens,
+                'cost_usd', s.cost_usd, 'unknown_cost_count', s.unknown_cost_count,
+                'p50_duration_ms', h.percentiles[1], 'p95_duration_ms', h.percentiles[2],
+                'p99_duration_ms', h.percentiles[3]) as document
+            from sums as s
+            left join histograms as h
+                on h.level = s.level and h.agent_id is not distinct from s.agent_id
+                and h.route is not distinct from s.route
+            where s.level = 3 or s.executions > 0
         )
         select jsonb_build_object(
             'since', since, 'until', as_of,
@@ -60,21 +82,21 @@ begin
             'total_errors', s.failed_requests, 'total_input_tokens', s.input_tokens,
             'total_output_tokens', s.output_tokens, 'total_cost_usd', s.cost_usd,
             'unknown_cost_count', s.unknown_cost_count,
-            'p50_duration_ms', s.request_percentiles[1],
-            'p95_duration_ms', s.request_percentiles[2],
-            'p99_duration_ms', s.request_percentiles[3],
+            'p50_duration_ms', s.percentiles[1],
+            'p95_duration_ms', s.percentiles[2],
+            'p99_duration_ms', s.percentiles[3],
             'by_agent', coalesce((
                 select jsonb_agg(jsonb_build_object('agent_id', a.agent_id) || a.document
                     order by a.executions desc, a.agent_id)
-                from shown as a where a.all_agents = 0 and a.executions > 0
+                from shown as a where a.level = 1
             ), '[]'),
             'by_route', coalesce((
                 select jsonb_agg(jsonb_build_object('route', r.route) || r.document
                     order by r.executions desc, r.route)
-                from shown as r where r.all_routes = 0 and r.executions > 0
+                from shown as r where r.level = 2
             ), '[]'))
         from shown as s
-        where s.all_agents = 1 and s.all_routes = 1
+        where s.level = 3
     );
 end $$;
 

@@ -285,7 +285,7 @@ comment on function tracedb.usage_series(timestamptz, timestamptz, text, uuid) i
     'usage_rollups (trace_id is null). Exact at every moment, also for what is not folded yet; it '
     'outlives the traces it was counted from, except in a part of an hour at either end. Count '
     'requests and nested executions, or calls; do not add calls to them. Percentiles: '
-    'percentiles_ms(merged_durations(duration_buckets, duration_counts), array[0.5, 0.95]).';
+    'percentiles_ms(array_agg(u), array[0.5, 0.95]).';
 
 create or replace function tracedb.usage_differences(
     since timestamptz,

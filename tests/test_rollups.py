@@ -333,9 +333,8 @@ def test_percentiles_are_within_one_percent(conn: Conn, tenant: UUID) -> None:
         fold(conn, 1)
         found = one(
             conn.execute(
-                "select tracedb.percentiles_ms(tracedb.merged_durations("
-                " duration_buckets, duration_counts), %s::float8[])"
-                " from tracedb.usage_series(%s, %s, 'hour', %s)",
+                "select tracedb.percentiles_ms(array_agg(u), %s::float8[])"
+                " from tracedb.usage_series(%s, %s, 'hour', %s) as u",
                 [shares, FROM, TO, of],
             )
         )

@@ -137,8 +137,7 @@ select u.starts_at, u.kind, u.agent_id, u.route, u.provider, u.model, u.operatio
 from tracedb.usage_series(%(since)s, coalesce(%(until)s, now()), %(width)s, %(tenant_id)s) as u
 cross join lateral (
     select tracedb.percentiles_ms(
-        tracedb.add_durations('[-1:-1]={0}', u.duration_buckets, u.duration_counts),
-        array[0.5, 0.95, 0.99]
+        u.duration_buckets, u.duration_counts, array[0.5, 0.95, 0.99]
     ) as percentiles
 ) as p;
 
