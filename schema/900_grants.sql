@@ -146,7 +146,15 @@ grant execute on function
     tracedb.with_nested(uuid[], uuid),
     tracedb.usage_between(timestamptz, timestamptz, boolean, uuid),
     tracedb.usage_series(timestamptz, timestamptz, text, uuid),
-    tracedb.usage_differences(timestamptz, timestamptz, uuid)
+    tracedb.usage_differences(timestamptz, timestamptz, uuid),
+    tracedb.wilson_interval(bigint, bigint),
+    tracedb.agent_report(timestamptz, timestamptz, uuid),
+    tracedb.get_agent_success_rate(text, integer, timestamptz, uuid),
+    tracedb.daily_requests(integer, timestamptz, uuid),
+    tracedb.get_tenant_health(timestamptz, uuid),
+    tracedb.get_churn_risk(timestamptz, uuid),
+    tracedb.get_usage_patterns(integer, timestamptz, uuid),
+    tracedb.get_feature_adoption(integer, timestamptz, uuid)
 to tracedb_service, tracedb_app, tracedb_reader, tracedb_maintainer;
 
 -- What policies, constraints and queries of every role call

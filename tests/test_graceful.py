@@ -36,6 +36,9 @@ EMPTY: dict[str, Any] = {
     "get_analytics": tracedb.Analytics(NOON - timedelta(days=7), NOON),
     "get_user_analytics": None,
     "changes_cursor": None,
+    "get_agent_success_rate": None,
+    "get_tenant_health": None,
+    "get_churn_risk": None,
     "unfolded_changes": 0,
 }
 ARGUMENTS: dict[str, Any] = {

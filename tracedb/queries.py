@@ -363,3 +363,51 @@ def fold_usage(max_traces: int = 5000) -> Query[list[rows.Folded]]:
 def unfolded_changes() -> Query[int]:
     """How many changes are not folded into the totals yet, as far as this role sees them."""
     return Query(statement("unfolded_changes"), {}, scalar_row, one, lambda: 0)
+
+
+def agent_report(since: datetime, until: datetime | None = None) -> Query[list[rows.AgentReport]]:
+    """Agents compared over a time, the most surely successful first (`tracedb.agent_report`)."""
+    args = {"since": since, "until": until}
+    return Query(statement("agent_report"), args, class_row(rows.AgentReport), many)
+
+
+def get_agent_success_rate(
+    agent_id: str, hours: int = 24, as_of: datetime | None = None
+) -> Query[float | None]:
+    """How many per cent (0 to 100) of an agent's runs in these hours were a success.
+
+    None without any (`tracedb.get_agent_success_rate`).
+    """
+    args = {"agent_id": agent_id, "hours": hours, "as_of": as_of}
+    return Query(statement("get_agent_success_rate"), args, scalar_row, one, nothing)
+
+
+def get_tenant_health(as_of: datetime | None = None) -> Query[rows.TenantHealth | None]:
+    """How well the tenant fares, 0 to 100, and why (`tracedb.get_tenant_health`)."""
+    args = {"as_of": as_of}
+    return Query(statement("get_tenant_health"), args, class_row(rows.TenantHealth), maybe)
+
+
+def get_churn_risk(as_of: datetime | None = None) -> Query[rows.ChurnRisk | None]:
+    """How likely it looks that the tenant leaves (`tracedb.get_churn_risk`).
+
+    None if it had no request in 90 days.
+    """
+    args = {"as_of": as_of}
+    return Query(statement("get_churn_risk"), args, class_row(rows.ChurnRisk), maybe)
+
+
+def get_usage_patterns(
+    weeks: int = 4, as_of: datetime | None = None
+) -> Query[list[rows.UsagePattern]]:
+    """Requests by weekday and hour of UTC (`tracedb.get_usage_patterns`)."""
+    args = {"weeks": weeks, "as_of": as_of}
+    return Query(statement("get_usage_patterns"), args, class_row(rows.UsagePattern), many)
+
+
+def get_feature_adoption(
+    days: int = 28, as_of: datetime | None = None
+) -> Query[list[rows.FeatureAdoption]]:
+    """Which routes, agents, models and operations are used (`tracedb.get_feature_adoption`)."""
+    args = {"days": days, "as_of": as_of}
+    return Query(statement("get_feature_adoption"), args, class_row(rows.FeatureAdoption), many)

@@ -151,3 +151,22 @@ select tenant_id, changes, traces from tracedb.fold_usage(%(max_traces)s);
 
 -- name: unfolded_changes
 select count(*) from tracedb.trace_changes where not folded;
+
+-- name: agent_report
+select * from tracedb.agent_report(%(since)s, coalesce(%(until)s, now()), %(tenant_id)s);
+
+-- name: get_agent_success_rate
+select tracedb.get_agent_success_rate(
+    %(agent_id)s, %(hours)s, coalesce(%(as_of)s, now()), %(tenant_id)s);
+
+-- name: get_tenant_health
+select * from tracedb.get_tenant_health(coalesce(%(as_of)s, now()), %(tenant_id)s);
+
+-- name: get_churn_risk
+select * from tracedb.get_churn_risk(coalesce(%(as_of)s, now()), %(tenant_id)s);
+
+-- name: get_usage_patterns
+select * from tracedb.get_usage_patterns(%(weeks)s, coalesce(%(as_of)s, now()), %(tenant_id)s);
+
+-- name: get_feature_adoption
+select * from tracedb.get_feature_adoption(%(days)s, coalesce(%(as_of)s, now()), %(tenant_id)s);

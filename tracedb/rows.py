@@ -220,6 +220,91 @@ class Folded:
 
 
 @dataclass(frozen=True, slots=True)
+class AgentReport:
+    """An agent over a time (`tracedb.agent_report`): its traces, and its runs as they were judged.
+
+    Rates and scores are 0 to 1, `_low` and `_high` ends of their 95 % interval (Wilson), durations
+    milliseconds within 1 %. None where nothing is known.
+    """
+
+    agent_id: str
+    executions: int
+    errors: int
+    success_rate: float | None
+    success_rate_low: float | None
+    success_rate_high: float | None
+    p50_duration_ms: float | None
+    p95_duration_ms: float | None
+    input_tokens: int
+    output_tokens: int
+    cost_usd: Decimal | None
+    unknown_cost_count: int
+    cost_per_success_usd: Decimal | None
+    runs: int
+    run_success_rate: float | None
+    run_success_rate_low: float | None
+    run_success_rate_high: float | None
+    quality_score: float | None
+    citation_accuracy: float | None
+    hallucination_rate: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class TenantHealth:
+    """How well a tenant fares, 0 to 100, and the parts of it, 0 to 1 (`get_tenant_health`)."""
+
+    score: float | None
+    reliability: float | None
+    activity: float | None
+    trend: float | None
+    latency: float | None
+    quality: float | None
+    requests_7d: int
+    requests_28d: int
+
+
+@dataclass(frozen=True, slots=True)
+class ChurnRisk:
+    """How likely it looks that a tenant leaves, 0 to 1, and why (`tracedb.get_churn_risk`)."""
+
+    risk: float
+    level: str
+    silence: float
+    decline: float | None
+    days_silent: int
+    active_day_rate: float
+    last_active_day: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class UsagePattern:
+    """An hour of the week (Monday is 1, UTC) and what is done in it (`get_usage_patterns`)."""
+
+    weekday: int
+    hour: int
+    requests: int
+    requests_per_hour: float
+    share: float | None
+    errors: int
+    cost_usd: Decimal | None
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureAdoption:
+    """A route, agent, model or operation and how much it is used (`get_feature_adoption`)."""
+
+    feature_type: str
+    feature: str
+    executions: int
+    share: float | None
+    active_days: int
+    adoption: float | None
+    executions_before: int
+    change: float | None
+    first_used_day: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class UserAnalytics:
     """A user over all retained traces (`tracedb.user_request_analytics`)."""
 
