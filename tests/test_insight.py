@@ -160,7 +160,7 @@ def test_silence_is_judged_by_the_tenants_own_rhythm(conn: Conn, tenant: UUID) -
     assert (daily_risk.days_silent, daily_risk.active_day_rate) == (5, 1.0)
     assert daily_risk.silence == pytest.approx(1 - 0.1**5)
     assert daily_risk.decline == pytest.approx(1 - 2 * 4 / 28)
-    assert daily_risk.risk == pytest.approx(1 - 0.1**5 * (1 - daily_risk.decline / 2))
+    assert daily_risk.risk == pytest.approx(1 - 0.1**5 * (1 - (1 - 2 * 4 / 28) / 2))
     assert daily_risk.level == "high"
     assert weekly_risk.active_day_rate == pytest.approx(5 / 29)
     assert weekly_risk.silence == pytest.approx(1 - (24 / 29) ** 5)
