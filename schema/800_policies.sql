@@ -113,6 +113,7 @@ begin
             ('tenant', 'tracedb_maintainer', 'select', 'true', null),
 
             ('setting', 'tracedb_owner', 'all', 'true', 'true'),
+            ('setting', 'tracedb_service', 'select', 'true', null),
             ('setting', 'tracedb_maintainer', 'select', 'true', null),
             ('setting', 'tracedb_maintainer', 'update', 'true', 'true')
         ) as r (class, role_name, command, visible, writable) on r.class = c.class

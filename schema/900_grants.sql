@@ -192,4 +192,26 @@ grant execute on function
     tracedb.default_partition_rows()
 to tracedb_maintainer;
 
+-- Operations: sizes and delays of all tenants for those who see all tenants
+grant select on
+    tracedb.writer_losses,
+    tracedb.change_backlog
+to tracedb_service, tracedb_app, tracedb_reader, tracedb_maintainer;
+grant select on tracedb.partition_policies, tracedb.partitions to tracedb_service;
+grant execute on function tracedb.default_partition_rows() to tracedb_service;
+grant execute on function tracedb.partition_key(text) to tracedb_maintainer;
+grant select on
+    tracedb.table_sizes,
+    tracedb.index_usage,
+    tracedb.partition_sizes,
+    tracedb.partition_headroom,
+    tracedb.trace_storage,
+    tracedb.storage_forecast
+to tracedb_service, tracedb_maintainer;
+grant execute on function
+    tracedb.estimated_rows(regclass),
+    tracedb.table_bloat(boolean),
+    tracedb.ingest_lag(timestamptz)
+to tracedb_service, tracedb_maintainer;
+
 reset role;

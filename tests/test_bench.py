@@ -68,11 +68,14 @@ def test_the_text_names_every_variant_and_metric(report: tuple[str, dict[str, An
 
 
 @pytest.mark.slow
-def test_reads_find_what_they_look_for() -> None:
+@pytest.mark.parametrize(
+    ("name", "variant"), [("reads.newest_of_user", "day_app"), ("sized", "plain")]
+)
+def test_reads_find_what_they_look_for(name: str, variant: str) -> None:
     # a read that finds nothing ends the run
-    result = bench("--quick", "--repeat", "1", "--only", "reads.newest_of_user")
+    result = bench("--quick", "--repeat", "1", "--only", name)
     assert result.returncode == 0, result.stderr
-    assert "day_app" in result.stdout
+    assert variant in result.stdout
 
 
 @pytest.mark.slow

@@ -274,3 +274,37 @@ def test_without_rich_the_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch
 
     with pytest.raises(ExtraMissing, match=r"pip install 'tracedb\[cli\]'"):
         render.console()
+
+
+@pytest.mark.parametrize(
+    ("number", "shown"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1000, "1.0 kB"),
+        (10_200, "10 kB"),
+        (1_023_000, "999 kB"),
+        (1_024_000, "1.0 MB"),
+        (3 * 1024**3, "3.0 GB"),
+        (5_000 * 1024**4, "5000 TB"),
+    ],
+)
+def test_a_size_has_two_or_three_digits(number: int, shown: str) -> None:
+    assert render.size(number) == shown
+
+
+def test_a_bar_is_as_long_as_its_share() -> None:
+    bars = [render.bar(share, 8) for share in (0, 1e-9, 0.5, 0.515625, 1)]
+
+    assert bars == ["", "▏", "████", "████▏", "████████"]
+
+
+@given(st.lists(st.integers(0, 10**9), max_size=40))
+def test_a_sparkline_has_a_cell_for_every_value(values: list[int]) -> None:
+    line = render.sparkline(values)
+
+    assert len(line) == len(values)
+    assert [cell == " " for cell in line] == [value == 0 for value in values]
+    shown = sorted(zip(values, line, strict=True))
+    assert [cell for _, cell in shown] == sorted(cell for _, cell in shown)
+    assert not any(values) or shown[-1][1] == "█"

@@ -24,6 +24,7 @@ def test_an_installed_wheel_migrates_a_database(tmp_path: Path, empty_database: 
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(site)
     assert (site / "tracedb" / "py.typed").exists()
+    assert len(list((site / "tracedb" / "grafana").glob("*.json"))) == 5
     env = {**os.environ, "PYTHONPATH": str(site), "TRACEDB_DSN": empty_database}
 
     for command in ("migrate", "verify", "doctor"):

@@ -31,6 +31,9 @@ SUBJECTS = (
     "tracedb.cli_trace",
     "tracedb.cli_traces",
     "tracedb.cli_ledger",
+    "tracedb.cli_stats",
+    "tracedb.cli_metrics",
+    "tracedb.cli_grafana",
 )
 
 INTERRUPTED = 130

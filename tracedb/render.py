@@ -29,6 +29,8 @@ MARKS = {
 }
 _KINDS = {"routing_decision": "route", "endpoint_call": "call", "retrieval": "search"}
 _BAR, _FAINT_BAR = "█", "░"
+_EIGHTHS = " ▏▎▍▌▋▊▉"
+_LEVELS = "▁▂▃▄▅▆▇█"
 # deeper than this a line shows its depth and the nearest guides
 _MOST_LEVELS = 8
 # room for names, beside which the figures stand
@@ -96,6 +98,30 @@ def short_count(number: int | None) -> str:
             scaled = number / size
             return f"{scaled:.1f}{unit}" if scaled < 99.95 else f"{scaled:.0f}{unit}"
     return str(number)
+
+
+def size(number_of_bytes: float) -> str:
+    """Bytes as PostgreSQL shows them, in powers of 1024, such as `640 B`, `12 kB` or `1.4 GB`."""
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if number_of_bytes < 999.5 or unit == "TB":
+            break
+        number_of_bytes /= 1024
+    return f"{number_of_bytes:.{1 if unit != 'B' and number_of_bytes < 9.95 else 0}f} {unit}"
+
+
+def bar(share: float, cells: int) -> str:
+    """A bar of so many cells at most, to an eighth of a cell; something is never nothing."""
+    eighths = max(round(share * cells * 8), 1 if share > 0 else 0)
+    return _BAR * (eighths // 8) + _EIGHTHS[eighths % 8].strip()
+
+
+def sparkline(values: Sequence[float]) -> str:
+    """Values as a line of blocks, a cell each: the highest is full, and only 0 is a gap."""
+    most = max(values, default=0)
+    return "".join(
+        " " if value <= 0 else _LEVELS[min(int(value / most * len(_LEVELS)), len(_LEVELS) - 1)]
+        for value in values
+    )
 
 
 def percent(share: float | None) -> str:

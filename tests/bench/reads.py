@@ -40,7 +40,7 @@ def _variants(context: Context, query: str, calls: int) -> Iterator[Variants]:
                 conn = stack.enter_context(psycopg.connect(dsn, autocommit=True))
                 subjects = _subjects(conn, calls)
                 conn.execute(sql.SQL("set role {}").format(sql.Identifier(role)))
-                variants[f"{width}_{name}"] = partial(_measured, conn, query, subjects)
+                variants[f"{width}_{name}"] = partial(measured, conn, query, subjects)
         yield variants
 
 
@@ -54,7 +54,7 @@ def _subjects(conn: psycopg.Connection[Any], calls: int) -> list[Subject]:
     return [dict(zip(("tenant", "trace", "user"), row, strict=True)) for row in found]
 
 
-def _measured(conn: psycopg.Connection[Any], query: str, subjects: list[Subject]) -> Sample:
+def measured(conn: psycopg.Connection[Any], query: str, subjects: list[Subject]) -> Sample:
     milliseconds = []
     found = 0
     for subject in subjects:

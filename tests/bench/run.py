@@ -16,7 +16,7 @@ import psycopg
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import tracedb.server
-from bench import bulk, ingest, reads, writer  # noqa: F401  # they register their benchmarks
+from bench import bulk, ingest, reads, sized, writer  # noqa: F401  # they register their benchmarks
 from bench.harness import BENCHMARKS, Context, environment, run
 
 # As on a small server of one's own; what a commit promises is kept.

@@ -34,6 +34,9 @@ select
     c.*,
     ('00000000-0000-4000-8000-' || lpad(to_hex(c.tenant_no), 12, '0'))::uuid as tenant_id,
     tracedb.uuid_from_key(c.at, c.i::text) as trace_id,
+    case when %(slow_every)s = 0 then c.i %% 9000
+        when c.i %% %(slow_every)s = 0 then 5000 + c.i %% 9000
+        else c.i %% 5000 end as duration_ms,
     'user-' || c.tenant_no * (%(users)s / %(tenants)s) + c.user_no as user_id
 from chosen as c
 """
@@ -49,7 +52,7 @@ select
     (array['booking', 'refund', 'status', 'smalltalk'])[p.i % 4 + 1], 'agent-' || p.i % 12,
     case when p.i % 37 = 0 then 'error' else 'ok' end,
     case when p.i % 37 = 0 then 'UpstreamTimeout' end,
-    p.at, p.at + p.i % 9000 * interval '1 millisecond', p.i % 9000,
+    p.at, p.at + p.duration_ms * interval '1 millisecond', p.duration_ms,
     jsonb_build_object('note', repeat(md5(p.i::text), 8))
 from planned as p
 left join planned as parent on parent.i = p.request and p.request < p.i
@@ -57,14 +60,12 @@ left join planned as parent on parent.i = p.request and p.request < p.i
 
 _PARTS = {
     "agent_routing_decisions": (
-        1,
         "selected_agent, total_confidence, candidates",
         '\'agent-1\', 0.9, \'[{"agent": "agent-1"}, {"agent": "agent-2"}]\'',
     ),
-    "hook_executions": (1, "hook_type, tool_name, outcome", "'pre_tool_use', 'search', 'allowed'"),
-    "endpoint_calls": (1, "service, method, path, status_code", "'orders', 'GET', '/v1', 200"),
+    "hook_executions": ("hook_type, tool_name, outcome", "'pre_tool_use', 'search', 'allowed'"),
+    "endpoint_calls": ("service, method, path, status_code", "'orders', 'GET', '/v1', 200"),
     "llm_spans": (
-        3,
         "operation_type, provider, request_model, input_tokens, output_tokens, cost_usd",
         "'llm', 'openai', 'gpt-4.1-mini', 100 + p.i % 5000, 10 + p.i % 500, (p.i % 700) * 0.000013",
     ),
@@ -119,18 +120,24 @@ def fill(
     tenants: int = TENANTS,
     users: int = USERS,
     part_bytes: int = 1_300,
+    spans: int = 3,
+    slow_every: int = 0,
 ) -> None:
-    """As a superuser, who is above row-level security; leaves a temporary table `planned`."""
+    """As a superuser, who is above row-level security; leaves a temporary table `planned`.
+
+    Four of nine traces take 5 seconds or longer, or one of `slow_every`.
+    """
     conn.execute("select set_config('synchronous_commit', 'off', false)")
     conn.execute(
         "select tracedb.ensure_partitions(%s, %s - %s * interval '1 day')", [as_of, as_of, days]
     )
     size = {"as_of": as_of, "days": days, "traces": traces, "tenants": tenants, "users": users}
+    size |= {"slow_every": slow_every}
     with conn.transaction():
         psycopg.ClientCursor(conn).execute(_PLAN, size)
         for statement in (
             _TRACES,
-            *_part_statements(part_bytes),
+            *_part_statements(part_bytes, spans),
             _MAPPED,
             _CHANGES,
             _PAYLOADS,
@@ -141,10 +148,11 @@ def fill(
     conn.execute("vacuum (analyze)")
 
 
-def _part_statements(size: int) -> list[str]:
+def _part_statements(size: int, spans: int) -> list[str]:
     statements = []
     first = 1
-    for table, (each, columns, values) in _PARTS.items():
+    for table, (columns, values) in _PARTS.items():
+        each = spans if table == "llm_spans" else 1
         statements.append(
             f"insert into tracedb.{table} (tenant_id, trace_id, span_id, name, status, started_at,"
             f" ended_at, attributes, {columns}) "
