@@ -1,4 +1,4 @@
--- 340_rollups.sql: hourly and daily totals, and what each trace added to them.
+-- 350_rollups.sql: hourly and daily totals, and what each trace added to them.
 
 set role tracedb_owner;
 

@@ -1,4 +1,4 @@
--- 536_agents.sql: how well agents do.
+-- 545_agents.sql: how well agents do.
 
 set role tracedb_owner;
 
