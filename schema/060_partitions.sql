@@ -20,7 +20,7 @@ comment on table tracedb.partition_policies is
 insert into tracedb.partition_policies (family, parents)
 values ('traces', array[
     'execution_traces', 'trace_payloads', 'agent_routing_decisions', 'hook_executions',
-    'endpoint_calls', 'llm_spans', 'usage_contributions'
+    'endpoint_calls', 'llm_spans', 'span_cost_adjustments', 'usage_contributions'
 ]), ('events', array['platform_events', 'tenant_cost_events', 'agent_executions'])
 on conflict (family) do nothing;
 

@@ -25,7 +25,7 @@ create table if not exists tracedb.llm_spans (
     cache_write_tokens bigint,
     reasoning_tokens   bigint,
     cost_usd           numeric,
-    -- Null: the cost is the provider's own, or unknown.
+    -- Null: no price was known.
     price_id           bigint,
     agent_id           text,
     tool_name          text,
@@ -36,6 +36,8 @@ create table if not exists tracedb.llm_spans (
     links              jsonb       not null default '[]',
     created_at         timestamptz not null default now(),
     updated_at         timestamptz not null default now(),
+    -- Null: no price was known, or not of all that the call used.
+    computed_cost_usd  numeric,
     constraint llm_spans_pkey primary key (tenant_id, trace_id, span_id),
     constraint span_trace_id_is_uuid7 check (
         tracedb.is_uuid7(trace_id) and trace_id < '0699eeb8-0400-7000-8000-000000000000'
@@ -85,7 +87,12 @@ comment on column tracedb.llm_spans.input_tokens is
 comment on column tracedb.llm_spans.output_tokens is
     'All output tokens, reasoning_tokens included.';
 comment on column tracedb.llm_spans.cost_usd is
-    'Cost in US dollars; null if unknown, which is not 0.';
+    'Cost in US dollars as it was reported; null if it was not. What counts says priced_spans.';
+comment on column tracedb.llm_spans.price_id is
+    'The row of model_prices by which computed_cost_usd was computed.';
+comment on column tracedb.llm_spans.computed_cost_usd is
+    'Cost in US dollars by the price known when the span was stored, also where one was reported. '
+    'The server''s own: no record sets it.';
 comment on column tracedb.llm_spans.duration_us is
     'Duration in microseconds.';
 comment on constraint span_trace_id_is_uuid7 on tracedb.llm_spans is

@@ -141,7 +141,7 @@ as $$
         coalesce(part_row ->> 'status', 'ok') <> 'running',
         extract(epoch from (part_row ->> 'ended_at')::timestamptz),
         length(part_row ->> 'content'),
-        part_row - array['created_at', 'updated_at']
+        part_row - array['created_at', 'updated_at', 'price_id', 'computed_cost_usd']
     )
 $$;
 

@@ -153,6 +153,9 @@ declare
     first_id uuid;
     last_id uuid;
 begin
+    if table_name = 'llm_spans' then
+        part_rows := tracedb.priced_rows(part_rows);
+    end if;
     execute format(
         'with made as ( '
         '    insert into tracedb.%1$I '

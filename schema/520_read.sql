@@ -154,7 +154,7 @@ begin
         coalesce(s.name, s.tool_name, s.operation_type), s.status, s.started_at, s.ended_at,
         s.agent_id, coalesce(s.response_model, s.request_model), s.input_tokens, s.output_tokens,
         s.cost_usd, coalesce(s.status_message, s.error_type)
-    from tracedb.llm_spans as s
+    from tracedb.priced_spans as s
     where s.tenant_id = trace_nodes.tenant_id and s.trace_id = any(all_ids)
         and s.trace_id between all_ids[1] and last_id;
 

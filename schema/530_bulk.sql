@@ -21,7 +21,10 @@ declare
         when table_name = 'trace_payloads' then array['trace_id', 'span_id', 'kind']
         else array['trace_id', 'span_id']
     end;
-    fixed constant text[] := array['tenant_id', 'created_at', 'updated_at'];
+    -- what the server says of a row is no part of the report
+    fixed constant text[] := array[
+        'tenant_id', 'created_at', 'updated_at', 'price_id', 'computed_cost_usd'
+    ];
     first_id uuid;
     last_id uuid;
     same text;
@@ -52,7 +55,7 @@ begin
         return;
     end if;
     execute format(
-        'select array_agg(to_jsonb(g.r) || $5) '
+        'select array_agg(to_jsonb(g.r) - array[''price_id'', ''computed_cost_usd''] || $5) '
         'from ( '
         '    select r, %s as same, count(*) over (partition by %s) > 1 as repeated '
         '    from unnest($1) as r '
@@ -107,6 +110,7 @@ declare
     stored record;
     -- The rows of the last table were all stored before: the next ones are looked up first.
     replayed boolean := false;
+    costs tracedb.span_cost[];
 begin
     inserted := 0;
     merged := 0;
@@ -262,15 +266,16 @@ begin
             if replayed then
                 raise unique_violation;
             end if;
+            costs := tracedb.span_costs(spans, tenant);
             insert into tracedb.llm_spans
             select
                 tenant, r.trace_id, r.span_id, r.parent_span_id, r.name, r.operation_type, r.status,
                 r.error_type, r.status_message, r.started_at, r.ended_at, r.duration_us, r.provider,
                 r.request_model, r.response_model, r.input_tokens, r.output_tokens,
                 r.cache_read_tokens, r.cache_write_tokens, r.reasoning_tokens, r.cost_usd,
-                r.price_id, r.agent_id, r.tool_name, r.message_id, r.conversation_id, r.attributes,
-                r.events, r.links, now(), now()
-            from unnest(spans) as r;
+                r.known_price_id, r.agent_id, r.tool_name, r.message_id, r.conversation_id,
+                r.attributes, r.events, r.links, now(), now(), r.known_cost_usd
+            from rows from (unnest(spans), unnest(costs)) as r;
             inserted := inserted + cardinality(spans);
         exception
             when unique_violation then

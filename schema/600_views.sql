@@ -49,16 +49,12 @@ left join lateral (
         count(*) filter (where p.status in ('error', 'timeout')) as error_count,
         -- Only leaves: an agent's span may repeat the usage of the calls below it. A sum of
         -- nothing, or of unknown costs alone, stays null.
-        count(*) filter (where p.operation_type in ('llm', 'embedding', 'rerank')) as llm_calls,
-        sum(p.input_tokens) filter (where p.operation_type in ('llm', 'embedding', 'rerank'))
-            ::bigint as input_tokens,
-        sum(p.output_tokens) filter (where p.operation_type in ('llm', 'embedding', 'rerank'))
-            ::bigint as output_tokens,
-        sum(p.cost_usd) filter (where p.operation_type in ('llm', 'embedding', 'rerank'))
-            as cost_usd,
-        count(*) filter (where p.operation_type in ('llm', 'embedding', 'rerank')
-            and p.cost_usd is null) as unpriced_count
-    from tracedb.llm_spans as p
+        count(*) filter (where p.is_leaf) as llm_calls,
+        sum(p.input_tokens) filter (where p.is_leaf)::bigint as input_tokens,
+        sum(p.output_tokens) filter (where p.is_leaf)::bigint as output_tokens,
+        sum(p.cost_usd) filter (where p.is_leaf) as cost_usd,
+        count(*) filter (where p.is_leaf and p.cost_usd is null) as unpriced_count
+    from tracedb.priced_spans as p
     where p.tenant_id = t.tenant_id and p.trace_id = t.trace_id
 ) as s on true
 left join lateral (

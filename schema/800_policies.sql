@@ -15,6 +15,8 @@ set role tracedb_owner;
 do $$
 declare
     own_rows constant text := 'tenant_id = tracedb.current_tenant_id()';
+    -- the general price list is everybody's to read
+    own_and_general_rows constant text := 'tenant_id is null or ' || own_rows;
     policy record;
 begin
     perform set_config('client_min_messages', 'warning', true);  -- no notice for a new policy
@@ -37,6 +39,9 @@ begin
             ('default', 'endpoint_calls_default'), ('default', 'llm_spans_default'),
             ('default', 'platform_events_default'), ('default', 'tenant_cost_events_default'),
             ('default', 'agent_executions_default'), ('default', 'usage_contributions_default'),
+            ('price', 'model_prices'),
+            ('adjustment', 'span_cost_adjustments'),
+            ('default', 'span_cost_adjustments_default'),
             ('ledger', 'ingest_writers'),
             ('letter', 'dead_letters'),
             ('feed', 'trace_changes'),
@@ -57,6 +62,21 @@ begin
             ('event', 'tracedb_maintainer', 'select', 'true', null),
 
             ('default', 'tracedb_owner', 'all', 'true', 'true'),
+
+            ('price', 'tracedb_owner', 'all', 'true', 'true'),
+            ('price', 'tracedb_service', 'select', 'true', null),
+            ('price', 'tracedb_service', 'insert', null, 'true'),
+            ('price', 'tracedb_app', 'select', own_and_general_rows, null),
+            ('price', 'tracedb_reader', 'select', own_and_general_rows, null),
+            ('price', 'tracedb_maintainer', 'select', 'true', null),
+            ('price', 'tracedb_maintainer', 'insert', null, 'true'),
+
+            ('adjustment', 'tracedb_owner', 'all', 'true', 'true'),
+            ('adjustment', 'tracedb_service', 'select', 'true', null),
+            ('adjustment', 'tracedb_service', 'insert', null, 'true'),
+            ('adjustment', 'tracedb_app', 'select', own_rows, null),
+            ('adjustment', 'tracedb_reader', 'select', own_rows, null),
+            ('adjustment', 'tracedb_maintainer', 'select', 'true', null),
 
             ('ledger', 'tracedb_owner', 'all', 'true', 'true'),
             ('ledger', 'tracedb_service', 'select', 'true', null),

@@ -45,6 +45,9 @@ grant select, insert, delete on tracedb.dead_letters to tracedb_service, tracedb
 grant select, insert on tracedb.trace_ids, tracedb.trace_changes to tracedb_service, tracedb_app;
 grant select, insert, update on tracedb.tenants to tracedb_service;
 grant select on tracedb.tenants to tracedb_app;
+grant select, insert on tracedb.model_prices to tracedb_service, tracedb_maintainer;
+grant select, insert on tracedb.span_cost_adjustments to tracedb_service;
+grant select on tracedb.model_prices, tracedb.span_cost_adjustments to tracedb_app;
 
 grant execute on function
     tracedb.ingest(json, uuid),
@@ -67,6 +70,7 @@ grant execute on function
     tracedb.merged_report(jsonb),
     tracedb.trace_row_of(jsonb),
     tracedb.part_rank(jsonb),
+    tracedb.priced_rows(jsonb[]),
     tracedb.store_again(text, anyarray, text, uuid),
     tracedb.store_rows(
         text[], tracedb.execution_traces[], tracedb.execution_traces[],
@@ -83,6 +87,12 @@ grant execute on function
 to tracedb_service, tracedb_app;
 grant execute on function tracedb.ensure_tenant(text, text) to tracedb_service;
 
+-- Money
+grant execute on function tracedb.set_prices(jsonb, uuid) to tracedb_service, tracedb_maintainer;
+grant execute on function
+    tracedb.reprice(timestamptz, timestamptz, boolean, text, integer, text, uuid)
+to tracedb_service;
+
 -- Reading
 grant select on
     tracedb.tenants,
@@ -98,11 +108,15 @@ grant select on
     tracedb.tenant_cost_events,
     tracedb.agent_executions,
     tracedb.ingest_writers,
-    tracedb.dead_letters
+    tracedb.dead_letters,
+    tracedb.span_cost_adjustments
 to tracedb_reader, tracedb_maintainer;
 grant select on tracedb.usage_rollups, tracedb.usage_contributions
 to tracedb_service, tracedb_app, tracedb_reader, tracedb_maintainer;
+grant select on tracedb.model_prices to tracedb_reader;
 grant select on
+    tracedb.priced_spans,
+    tracedb.unpriced_usage,
     tracedb.trace_summary,
     tracedb.trace_figures,
     tracedb.agent_performance,
@@ -154,7 +168,14 @@ grant execute on function
     tracedb.get_tenant_health(timestamptz, uuid),
     tracedb.get_churn_risk(timestamptz, uuid),
     tracedb.get_usage_patterns(integer, timestamptz, uuid),
-    tracedb.get_feature_adoption(integer, timestamptz, uuid)
+    tracedb.get_feature_adoption(integer, timestamptz, uuid),
+    tracedb.price_of_class(bigint, numeric),
+    tracedb.price_of_tokens(
+        bigint, bigint, bigint, bigint, bigint, numeric, numeric, numeric, numeric, numeric, numeric
+    ),
+    tracedb.prices_of(text, text, text, uuid),
+    tracedb.span_costs(tracedb.llm_spans[], uuid),
+    tracedb.reconcile_invoice(text, daterange, jsonb, numeric, uuid)
 to tracedb_service, tracedb_app, tracedb_reader, tracedb_maintainer;
 
 -- What policies, constraints and queries of every role call

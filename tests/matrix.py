@@ -22,7 +22,7 @@ from psycopg import sql
 
 from actors import ACTORS, Actor
 from objects import Connection, Function, Relation, functions, relations
-from two_tenants import FOREIGN, NOW, ONLY, SHARED, WRITER, A, B, records
+from two_tenants import FOREIGN, NOW, ONLY, SHARED, WRITER, A, B, price, records
 
 # What each role may do to the tables that ingest writes. For any other object the grant itself is
 # the decision, and only its reach is tried.
@@ -32,6 +32,16 @@ EVENT_RULES = {
     "tracedb_service": {"select", "insert", "update"},
     "tracedb_maintainer": {"select"},
 }
+
+# What is not ingest's to write, though it lies beside what is.
+RULES = {
+    "tracedb.span_cost_adjustments": {
+        **{role: {"select"} for role in EVENT_RULES},
+        "tracedb_service": {"select", "insert"},
+    }
+}
+# Rows of no tenant are everybody's to read there.
+GENERAL = {"tracedb.model_prices"}
 
 # Answers that differ from call to call without telling anything.
 RANDOM = {"new_id"}
@@ -208,7 +218,7 @@ def _expected(relation: Relation, actor: Actor, verb: str) -> str:
     if relation.is_closed or actor.grants is None or verb == "truncate":
         return "denied"
     if relation.kind == "event":
-        allowed = verb in EVENT_RULES[actor.grants]
+        allowed = verb in RULES.get(relation.name, EVENT_RULES)[actor.grants]
     else:
         allowed = (actor.grants, verb) in relation.granted
         if not relation.has_tenant and not actor.trusted:
@@ -226,6 +236,16 @@ def _count(conn: Connection, relation: Relation, tenant: UUID | None) -> int:
     row = conn.execute(f"select count(*) from {relation.name} {where}".encode(), params).fetchone()
     assert row is not None
     count: int = row[0]
+    return count
+
+
+def _general_count(conn: Connection, relation: Relation) -> int:
+    row = conn.execute(
+        f"select count(*) from {relation.name} where tenant_id is null".encode()
+    ).fetchone()
+    assert row is not None
+    count: int = row[0]
+    assert count > 0
     return count
 
 
@@ -262,6 +282,8 @@ def _relation_probes(
         else:
             tenant = None if expected == "all" else actor.tenant
             reach = 0 if expected == "own" and not tenant else _count(conn, relation, tenant)
+            if expected == "own" and relation.name in GENERAL:
+                reach += _general_count(conn, relation)
             right = not outcome.sqlstate and outcome.count == reach
             wanted = f"{reach} rows"
         if not right:
@@ -436,9 +458,17 @@ def _value(conn: Connection, function: Function, name: str, type_: str, target: 
         ("route", "text"): f"route of {whose}",
         ("start_date", "timestamp with time zone"): NOW,
         ("end_date", "timestamp with time zone"): NOW + timedelta(days=1),
-        ("as_of", "timestamp with time zone"): NOW + timedelta(days=1),
         ("since", "timestamp with time zone"): NOW - timedelta(days=1),
         ("until", "timestamp with time zone"): NOW + timedelta(days=1),
+        ("dry_run", "boolean"): False,
+        ("max_spans", "integer"): 100,
+        ("part_rows", "jsonb[]"): [_row(conn, "llm_spans", target)],
+        ("prices", "jsonb"): json.dumps([price(f"new of {whose}")]),
+        ("lines", "jsonb"): json.dumps([{"model": whose, "amount_usd": 1}]),
+        ("provider", "text"): "general",
+        ("request_model", "text"): "B",
+        ("response_model", "text"): "A",
+        ("as_of", "timestamp with time zone"): NOW + timedelta(days=1),
         ("width", "text"): "hour",
         ("line", "tracedb.usage_contributions"): None,
         ("shares", "double precision[]"): [0.5],
@@ -460,6 +490,8 @@ def _value(conn: Connection, function: Function, name: str, type_: str, target: 
         "bigint[]": [1],
         "timestamp with time zone": NOW,
         "timestamp with time zone[]": [NOW],
+        "numeric": 1,
+        "daterange": f"[{NOW.date()},{NOW.date() + timedelta(days=1)}]",
         "regclass": "tracedb.llm_spans",
         "tracedb.partition_policies": "(traces,{llm_spans},week,1)",
         "tracedb.execution_traces": None,

@@ -65,7 +65,7 @@ cross join lateral (
         where a.attrelid = c.oid and a.attname = 'tenant_id'
     ) as has_tenant
 ) as t
-where c.relnamespace = 'tracedb'::regnamespace and c.relkind not in ('i', 'I', 'c', 't')
+where c.relnamespace = 'tracedb'::regnamespace and c.relkind not in ('i', 'I', 'c', 't', 'S')
 order by 1
 """
 

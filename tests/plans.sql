@@ -25,6 +25,12 @@ select * from tracedb.endpoint_calls where tenant_id = :'tenant' and trace_id = 
 --     llm_spans_pkey 1
 select * from tracedb.llm_spans where tenant_id = :'tenant' and trace_id = :'trace';
 
+-- costs_of_trace: what the calls of a trace cost.
+--     llm_spans_pkey 1
+--     span_cost_adjustments_pkey 1
+select span_id, cost_usd from tracedb.priced_spans
+where tenant_id = :'tenant' and trace_id = :'trace' and is_leaf;
+
 -- payloads_of_trace: the texts of a trace.
 --     trace_payloads_pkey 1
 select * from tracedb.trace_payloads where tenant_id = :'tenant' and trace_id = :'trace';
@@ -57,6 +63,7 @@ select tracedb.get_trace(:'trace', :'tenant');
 --     hook_executions_pkey 1
 --     endpoint_calls_pkey 1
 --     llm_spans_pkey 1
+--     span_cost_adjustments_pkey 1
 select * from tracedb.trace_tree(:'trace', :'tenant');
 
 -- nested: the executions that a trace started; a nested one is at most a day older (by its clock).
@@ -95,6 +102,7 @@ order by trace_id desc limit 10;
 --     hook_executions_pkey 1
 --     endpoint_calls_pkey 1
 --     llm_spans_pkey 1
+--     span_cost_adjustments_pkey 1
 select * from tracedb.trace_summary where tenant_id = :'tenant' and trace_id = :'trace';
 
 -- newest_summaries_of_user: a user's history with counts and costs; parts of these 10 traces only.
@@ -103,6 +111,7 @@ select * from tracedb.trace_summary where tenant_id = :'tenant' and trace_id = :
 --     hook_executions_pkey 10
 --     endpoint_calls_pkey 10
 --     llm_spans_pkey 10
+--     span_cost_adjustments_pkey 10
 select * from tracedb.trace_summary
 where tenant_id = :'tenant' and user_id = :'user'
 order by trace_id desc limit 10;
@@ -110,11 +119,13 @@ order by trace_id desc limit 10;
 -- dashboard: the last 7 days of a tenant.
 --     execution_traces_pkey|execution_traces_user_id_idx recent
 --     llm_spans_pkey recent
+--     span_cost_adjustments_pkey recent
 select * from tracedb.dashboard_summary where tenant_id = :'tenant';
 
 -- agents: the agents of a tenant, over all its traces.
 --     execution_traces_pkey|execution_traces_user_id_idx all
 --     llm_spans_pkey all
+--     span_cost_adjustments_pkey all
 select * from tracedb.agent_performance where tenant_id = :'tenant';
 
 -- hooks: the hooks of a tenant.
@@ -140,6 +151,7 @@ select * from tracedb.error_analysis where tenant_id = :'tenant';
 --     hook_executions_pkey 10
 --     endpoint_calls_pkey 10
 --     llm_spans_pkey 10
+--     span_cost_adjustments_pkey 10
 select * from tracedb.get_user_traces(:'user', tenant_id => :'tenant');
 
 -- found_failures: the newest failures of a week.
@@ -149,6 +161,7 @@ select * from tracedb.get_user_traces(:'user', tenant_id => :'tenant');
 --     hook_executions_pkey recent
 --     endpoint_calls_pkey recent
 --     llm_spans_pkey recent
+--     span_cost_adjustments_pkey recent
 select * from tracedb.get_error_traces(tenant_id => :'tenant');
 
 -- found_slow: the newest slow traces of a week.
@@ -157,6 +170,7 @@ select * from tracedb.get_error_traces(tenant_id => :'tenant');
 --     hook_executions_pkey recent
 --     endpoint_calls_pkey recent
 --     llm_spans_pkey recent
+--     span_cost_adjustments_pkey recent
 select * from tracedb.get_slow_queries(2000, tenant_id => :'tenant');
 
 -- found_of_agent: the newest traces of an agent in a week; no index, only the week's partitions.
@@ -165,6 +179,7 @@ select * from tracedb.get_slow_queries(2000, tenant_id => :'tenant');
 --     hook_executions_pkey recent
 --     endpoint_calls_pkey recent
 --     llm_spans_pkey recent
+--     span_cost_adjustments_pkey recent
 select * from tracedb.get_traces_by_agent('agent-1', tenant_id => :'tenant');
 
 -- found_of_route: the newest traces of a route in a week.
@@ -173,6 +188,7 @@ select * from tracedb.get_traces_by_agent('agent-1', tenant_id => :'tenant');
 --     hook_executions_pkey recent
 --     endpoint_calls_pkey recent
 --     llm_spans_pkey recent
+--     span_cost_adjustments_pkey recent
 select * from tracedb.get_traces_by_route('refund', tenant_id => :'tenant');
 
 -- found_newest: a page of all traces.
@@ -181,6 +197,7 @@ select * from tracedb.get_traces_by_route('refund', tenant_id => :'tenant');
 --     hook_executions_pkey all
 --     endpoint_calls_pkey all
 --     llm_spans_pkey all
+--     span_cost_adjustments_pkey all
 select * from tracedb.find_traces(max_rows => 20, tenant_id => :'tenant');
 
 -- found_of_session: the traces of a session, in the 30 days of a search without an index.
@@ -189,6 +206,7 @@ select * from tracedb.find_traces(max_rows => 20, tenant_id => :'tenant');
 --     hook_executions_pkey month
 --     endpoint_calls_pkey month
 --     llm_spans_pkey month
+--     span_cost_adjustments_pkey month
 select * from tracedb.find_traces(
     jsonb_build_object('session_id', :'session'::text), tenant_id => :'tenant');
 
@@ -198,6 +216,7 @@ select * from tracedb.find_traces(
 --     hook_executions_pkey month
 --     endpoint_calls_pkey month
 --     llm_spans_pkey month
+--     span_cost_adjustments_pkey month
 select * from tracedb.find_traces(
     '{"model": "gpt-4.1-mini", "operation_type": "llm"}', tenant_id => :'tenant');
 
@@ -207,22 +226,26 @@ select * from tracedb.find_traces(
 --     hook_executions_pkey month
 --     endpoint_calls_pkey month
 --     llm_spans_pkey month
+--     span_cost_adjustments_pkey month
 select * from tracedb.find_traces('{"min_cost_usd": 0.02}', tenant_id => :'tenant');
 
 -- totals_of_a_week: the analytics of 7 days.
 --     execution_traces_pkey|execution_traces_user_id_idx recent
 --     llm_spans_pkey recent
+--     span_cost_adjustments_pkey recent
 select tracedb.get_analytics(tenant_id => :'tenant');
 
 -- agents_of_a_week: the same by agent and route, as a view.
 --     execution_traces_pkey|execution_traces_user_id_idx recent
 --     llm_spans_pkey recent
+--     span_cost_adjustments_pkey recent
 select * from tracedb.agent_traces_analytics where tenant_id = :'tenant';
 
 -- totals_of_user: a user over all its traces; each reads the partition of its trace.
 --     execution_traces_user_id_idx all
 --     execution_traces_pkey all
 --     llm_spans_pkey all
+--     span_cost_adjustments_pkey all
 select tracedb.get_user_analytics(:'user', :'tenant');
 
 -- changes: what was written since.

@@ -18,7 +18,7 @@ from psycopg_pool import ConnectionPool
 import tracedb
 from records import at, one_of_each, span, trace, trace_id
 from servers import Server
-from tracedb import queries, resources
+from tracedb import money, queries, resources
 from tracedb.client import Call, DatabaseCalls, TenantCalls
 
 Act = Callable[[Callable[[Any], Any]], Any]
@@ -283,9 +283,10 @@ def test_a_query_runs_on_any_connection(database: str, tenant: UUID) -> None:
 
 
 def functions() -> Iterator[tuple[str, Callable[..., Any]]]:
-    for name, function in inspect.getmembers(queries, inspect.isfunction):
-        if function.__module__ == queries.__name__:
-            yield name, function
+    for module in (queries, money):
+        for name, function in inspect.getmembers(module, inspect.isfunction):
+            if function.__module__ == module.__name__:
+                yield name, function
 
 
 def test_every_statement_has_one_function_and_every_function_a_method() -> None:
@@ -297,6 +298,7 @@ def test_every_statement_has_one_function_and_every_function_a_method() -> None:
         if isinstance(value, Call)
     }
 
-    assert set(resources.statements("queries.sql")) == names | {"set_tenant"}
+    statements = {*resources.statements("queries.sql"), *resources.statements("money.sql")}
+    assert statements == names | {"set_tenant"}
     assert methods | {"ingest"} == names
     assert all(function.__doc__ for _, function in functions())

@@ -268,7 +268,8 @@ def test_every_lint_has_a_planted_fault() -> None:
 
 def test_record_types_have_the_columns_of_their_tables(conn: psycopg.Connection[Any]) -> None:
     """What a record may say is what its table has, besides what the server fills in."""
-    served = {"tenant_id", "created_at", "updated_at", "provisional", "price_id"}
+    served = {"tenant_id", "created_at", "updated_at", "provisional"}
+    served |= {"price_id", "computed_cost_usd"}
     texts = {"prompt", "response", "input", "output"}  # stored as payloads
     types = conn.execute("select type, table_name, fields from tracedb.record_types()").fetchall()
     assert len(types) == 9

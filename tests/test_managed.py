@@ -104,18 +104,18 @@ def test_the_administrator_reads_no_tenants_rows_without_taking_a_role(
     with psycopg.connect(managed) as conn:
         conn.execute("set local role tracedb_owner")
         two_tenants.fill(conn)
-        assert conn.execute("select count(*) from tracedb.llm_spans").fetchone() == (12,)
-        assert conn.execute("select count(*) from tracedb.llm_spans_default").fetchone() == (2,)
+        assert conn.execute("select count(*) from tracedb.llm_spans").fetchone() == (28,)
+        assert conn.execute("select count(*) from tracedb.llm_spans_default").fetchone() == (6,)
         conn.execute("reset role")
         conn.execute("grant tracedb_app, tracedb_maintainer to current_user")
         conn.execute("set local role tracedb_app")
         assert conn.execute("select count(*) from tracedb.llm_spans").fetchone() == (0,)
         conn.execute("select tracedb.set_tenant(%s)", [two_tenants.A])
-        assert conn.execute("select count(*) from tracedb.llm_spans").fetchone() == (6,)
+        assert conn.execute("select count(*) from tracedb.llm_spans").fetchone() == (14,)
         conn.execute("set local role tracedb_maintainer")
         assert conn.execute(
             "select distinct stray_rows from tracedb.default_partition_rows() order by 1"
-        ).fetchall() == [(2,), (4,)]
+        ).fetchall() == [(2,), (4,), (6,)]
         conn.execute("select count(*) from tracedb.drain_default_partitions()")
         assert conn.execute(
             "select sum(stray_rows) from tracedb.default_partition_rows()"

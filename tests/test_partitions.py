@@ -25,6 +25,7 @@ PARENTS = [
     "execution_traces",
     "hook_executions",
     "llm_spans",
+    "span_cost_adjustments",
     "trace_payloads",
     "usage_contributions",
 ]
@@ -97,6 +98,12 @@ def write(conn: Connection, at: datetime, number: int = 1, tenant: UUID = A) -> 
     assert row is not None
     assert (row[0]["inserted"], row[0]["rejected"]) == (6, [])
     conn.execute("select count(*) from tracedb.fold_usage()")
+    conn.execute(
+        "insert into tracedb.span_cost_adjustments"
+        " (tenant_id, trace_id, span_id, span_updated_at, cost_usd, reason)"
+        " values (%s, %s, '\\x0000000000000001', %s, 1, 'test')",
+        [tenant, uuid7(at, number), at],
+    )
 
 
 def rows(traces: int) -> dict[str, int]:

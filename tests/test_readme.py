@@ -87,6 +87,10 @@ def test_a_service_without_a_database_runs(tmp_path: Path) -> None:
     )
 
 
+def test_what_calls_cost_runs(database: str) -> None:
+    assert run(block("python", 4), TRACEDB_DSN=database) == "0.00015200 []\nprice differs\n"
+
+
 def test_the_same_in_sql_runs(database: str) -> None:
     shown = psql(database, input=block("sql"))
 

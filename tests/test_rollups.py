@@ -91,13 +91,13 @@ def raw(conn: Conn, tenant: UUID, since: datetime, until: datetime) -> dict[str,
     calls = conn.execute(
         """
         select count(*), count(*) filter (where status in ('error', 'timeout')),
-            coalesce(sum(cost_usd) filter (where leaf), 0),
-            count(cost_usd) filter (where leaf), count(*) filter (where leaf and cost_usd is null),
-            coalesce(sum(input_tokens) filter (where leaf), 0),
-            coalesce(sum(reasoning_tokens) filter (where leaf), 0),
+            coalesce(sum(cost_usd) filter (where is_leaf), 0),
+            count(cost_usd) filter (where is_leaf),
+            count(*) filter (where is_leaf and cost_usd is null),
+            coalesce(sum(input_tokens) filter (where is_leaf), 0),
+            coalesce(sum(reasoning_tokens) filter (where is_leaf), 0),
             coalesce(sum(duration_us), 0), count(duration_us)
-        from (select *, operation_type in ('llm', 'embedding', 'rerank') as leaf
-            from tracedb.llm_spans) as s
+        from tracedb.priced_spans
         where tenant_id = %s and started_at >= %s and started_at < %s
         """,
         [tenant, since, until],

@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 import tracedb
 from benchmark_files import REAL, tau2_document, tau_document, write
 from clones import clone
+from costing import entry, reprice, set_prices
 from servers import Server
 from tracedb import demo
 from tracedb.errors import InvalidInput
@@ -118,6 +119,29 @@ def test_a_real_file_without_times_and_costs_has_none_in_the_database(
     spans = rows(database, "select operation_type, count(*) from tracedb.llm_spans group by 1")
     roles = Counter(message["role"] for run in runs for message in run["traj"])
     assert dict(spans) == {"llm": roles["assistant"] + roles["user"], "tool": roles["tool"]}
+
+
+@real_tau2
+def test_prices_change_nothing_of_a_real_file(database: str, path: Path) -> None:
+    """Its costs were reported, and stay."""
+    load(database, path)
+    costs = rows(database, "select trace_id, cost_usd from tracedb.trace_summary order by 1")
+    stored = everything(database)
+    with psycopg.connect(database) as conn:
+        names = conn.execute("select distinct request_model from tracedb.priced_spans").fetchall()
+        models = {name for (name,) in names if name is not None}
+        set_prices(conn, *(entry(m, provider=None, input=7, output=7) for m in models))
+
+    load(database, path)
+    with psycopg.connect(database) as conn:
+        answer = reprice(conn, TENANT, dry_run=False)
+
+    assert models
+    assert answer["adjusted"] == 0
+    assert everything(database) == stored
+    assert costs == rows(
+        database, "select trace_id, cost_usd from tracedb.trace_summary order by 1"
+    )
 
 
 def percentile(values: list[int], share: float) -> Any:

@@ -95,9 +95,21 @@ def all_records(tenant: UUID) -> list[dict[str, Any]]:
     ]
 
 
+def price(model: str, usd: int = 1) -> dict[str, Any]:
+    """An entry for `tracedb.set_prices`."""
+    return {
+        "provider": "general",
+        "model": model,
+        "valid_from": FRESH.isoformat(),
+        "source": "test",
+        "tiers": [{"input_usd_per_mtok": usd, "output_usd_per_mtok": usd}],
+    }
+
+
 def fill(conn: psycopg.Connection[Any]) -> None:
     """Give both tenants rows in every table, in new, old and default partitions."""
     conn.execute("select count(*) from tracedb.ensure_partitions(since => %s)", [FRESH])
+    conn.execute("select tracedb.set_prices(%s)", [json.dumps([price("general")])])
     for tenant, name in ((A, "a"), (B, "b")):
         conn.execute(
             "insert into tracedb.tenants (tenant_id, external_id, name) values (%s, %s, %s)",
@@ -118,4 +130,40 @@ def fill(conn: psycopg.Connection[Any]) -> None:
             ).fetchone()
             assert answer is not None
             assert len(answer[0]["rejected"]) == 1
+        _spend(conn, tenant)
     conn.execute("select count(*) from tracedb.fold_usage()")
+
+
+def _spend(conn: psycopg.Connection[Any], tenant: UUID) -> None:
+    """Calls without a cost, one of which gets its price afterwards."""
+    whose = "A" if tenant == A else "B"
+    own = price(f"own of {whose}", 1 if tenant == A else 2)
+    common = {"type": "span", "operation_type": "llm", "provider": "general", "duration_us": 5}
+    calls = [
+        {
+            **common,
+            "trace_id": str(trace_id),
+            "span_id": f"{number:016x}",
+            "started_at": at.isoformat(),
+            "request_model": model,
+            "input_tokens": 1000,
+            "output_tokens": 100,
+        }
+        for at, trace_id in (
+            (NOW, SHARED),
+            (NOW, ONLY[tenant]),
+            (FRESH, uuid7(FRESH, 2)),
+            (STRAY, uuid7(STRAY, 3)),
+        )
+        for number, model in ((0x501, "unknown"), (0x502, own["model"]))
+    ]
+    for statement, argument in (
+        ("select tracedb.ingest(%s::json, %s)", calls),
+        ("select tracedb.set_prices(%s, %s)", [own, price("own", 1 if tenant == A else 2)]),
+    ):
+        conn.execute(statement, [json.dumps(argument), tenant])
+    answer = conn.execute(
+        "select tracedb.reprice(dry_run => false, tenant_id => %s)", [tenant]
+    ).fetchone()
+    assert answer is not None
+    assert answer[0]["adjusted"] == 4

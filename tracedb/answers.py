@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import date, datetime
 from decimal import Decimal
 from typing import Any
 
@@ -21,7 +21,7 @@ def as_json(value: object) -> str:
     """A value of a filter as JSON has it: money keeps its digits."""
     if isinstance(value, Decimal):
         return f"{value:f}"
-    if isinstance(value, datetime):
+    if isinstance(value, (date, datetime)):
         return value.isoformat()
     raise InvalidInput.of("filter", f"cannot hold {value!r}")
 
@@ -43,4 +43,4 @@ def _figure(name: str, value: Any) -> Any:
         return datetime.fromisoformat(value)
     if name.endswith("_ms"):
         return float(value)
-    return Decimal(value) if name.endswith("cost_usd") else value
+    return Decimal(value) if name.endswith("_usd") else value

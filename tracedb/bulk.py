@@ -46,7 +46,7 @@ _TEXTS = {
         ("input", "output"),
     ),
 }
-_OF_SERVER = frozenset({"created_at", "updated_at", "price_id", "provisional"})
+_OF_SERVER = frozenset({"created_at", "updated_at", "price_id", "computed_cost_usd", "provisional"})
 # Texts that come again only by chance.
 _LONG = frozenset({"reason", "error_message", "status_message", "script"})
 # Arrays that are no JSON documents.
@@ -133,7 +133,10 @@ class _Table:
         self._array_oid = array_oid
         pairs = [column.split(" ") for column in columns.split(", ")]
         self.empty = [_length(len(pairs))]
-        self.copy_count = struct.pack(">h", len(pairs) - 2)
+        # the server's columns at the end are not copied
+        reported = columns[: columns.index(", created_at")].split(", ")
+        self.copied = [column.split(" ")[0] for column in reported]
+        self.copy_count = struct.pack(">h", len(self.copied))
         self.place: dict[str, int] = {}
         self.encoders: dict[str, Encoder] = {}
         for place, (name, type_) in enumerate(pairs, start=1):
@@ -271,8 +274,9 @@ class _Batch:
         if tenant_id is not None and str(tenant_id).lower() != self._tenant_id:
             raise Doubtful
         if copied:
-            # without the types, and without the server's times at the end
-            row = [table.copy_count, self._tenant_field, *[field[4:] for field in row[2:-2]]]
+            # without the types, and without the server's columns at the end
+            given = row[2 : len(table.copied) + 1]
+            row = [table.copy_count, self._tenant_field, *[field[4:] for field in given]]
         written = b"".join(row)
         if len(written) > _MOST_RECORD_BYTES:
             raise Doubtful
@@ -300,7 +304,7 @@ class _Batch:
         copies = tuple(
             (
                 ARRAYS[array],
-                list(self._tables[array].place)[:-2],
+                self._tables[array].copied,
                 b"".join([_COPY_HEAD, *sorted(self._rows[array]), _COPY_END]),
             )
             for array in ARRAYS

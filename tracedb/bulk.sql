@@ -28,6 +28,9 @@ where c.relnamespace = (select n.oid from pg_catalog.pg_namespace as n where n.n
         where p.pronamespace = c.relnamespace and p.proname = 'store_rows'
     );
 
+-- name: prices_known
+select exists (select from tracedb.model_prices);
+
 -- name: store_rows
 -- the tenant is set before the function is called, which takes it from there
 select r.inserted, r.merged

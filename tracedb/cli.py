@@ -34,6 +34,7 @@ SUBJECTS = (
     "tracedb.cli_stats",
     "tracedb.cli_metrics",
     "tracedb.cli_grafana",
+    "tracedb.cli_prices",
 )
 
 INTERRUPTED = 130

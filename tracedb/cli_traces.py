@@ -62,8 +62,8 @@ def add_parser(subparsers: Subparsers) -> None:
         ("until", "TIME", moment, "before such a time"),
         ("min-duration-ms", "N", int, "that took N milliseconds or longer"),
         ("max-duration-ms", "N", int, "that took N milliseconds or less"),
-        ("min-cost-usd", "N", _money, "that cost N dollars or more"),
-        ("max-cost-usd", "N", _money, "that cost N dollars or less"),
+        ("min-cost-usd", "N", decimal, "that cost N dollars or more"),
+        ("max-cost-usd", "N", decimal, "that cost N dollars or less"),
     ):
         command.add_argument(f"--{option}", metavar=metavar, type=type_, help=help)
     command.add_argument("--limit", type=int, default=20, metavar="N", help="at most N (20)")
@@ -86,7 +86,8 @@ def moment(text: str) -> datetime:
     return at if at.tzinfo else at.replace(tzinfo=UTC)
 
 
-def _money(text: str) -> Decimal:
+def decimal(text: str) -> Decimal:
+    """A number as people write it."""
     try:
         return Decimal(text)
     except InvalidOperation:

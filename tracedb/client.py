@@ -22,7 +22,7 @@ from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool, ConnectionPool
 
 from tracedb import dsn as where
-from tracedb import queries, storing
+from tracedb import money, queries, storing
 from tracedb.errors import ConnectionFailed, InvalidInput, TenantMissing
 from tracedb.query import Query, run, run_async
 from tracedb.records import Record
@@ -69,7 +69,7 @@ class Call(Generic[P, T]):
 
 
 class TenantCalls:
-    """What both colours of a tenant can be asked; see tracedb/queries.py."""
+    """What both colours of a tenant can be asked; see tracedb/queries.py and money.py."""
 
     find_trace = Call(queries.find_trace)
     get_trace = Call(queries.get_trace)
@@ -103,6 +103,11 @@ class TenantCalls:
     dead_letters = Call(queries.dead_letters)
     requeue_dead_letters = Call(queries.requeue_dead_letters)
     purge_dead_letters = Call(queries.purge_dead_letters)
+    set_prices = Call(money.set_prices)
+    model_prices = Call(money.model_prices)
+    unpriced_usage = Call(money.unpriced_usage)
+    reprice = Call(money.reprice)
+    reconcile_invoice = Call(money.reconcile_invoice)
 
 
 class DatabaseCalls:
@@ -114,6 +119,10 @@ class DatabaseCalls:
     tenants_with_writers = Call(queries.tenants_with_writers)
     fold_usage = Call(queries.fold_usage)
     unfolded_changes = Call(queries.unfolded_changes)
+    set_prices = Call(money.set_prices)
+    model_prices = Call(money.model_prices)
+    unpriced_names = Call(money.unpriced_names)
+    tenants_with_spans = Call(money.tenants_with_spans)
 
 
 class TraceDB(DatabaseCalls):

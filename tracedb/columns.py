@@ -37,7 +37,9 @@ COLUMNS = {
     "provider text, request_model text, response_model text, input_tokens int8, "
     "output_tokens int8, cache_read_tokens int8, cache_write_tokens int8, reasoning_tokens int8, "
     "cost_usd numeric, price_id int8, agent_id text, tool_name text, message_id text, "
-    "conversation_id text, attributes jsonb, events jsonb, links jsonb, " + _TIMES,
+    "conversation_id text, attributes jsonb, events jsonb, links jsonb, "
+    + _TIMES
+    + ", computed_cost_usd numeric",
     "trace_payloads": "tenant_id uuid, trace_id uuid, span_id bytea, kind text, content text, "
     "content_type text, recorded_at timestamptz, " + _TIMES,
     "platform_events": _EVENT + "event_type text, event_category text, event_data jsonb, "

@@ -50,7 +50,11 @@ PATIENCE = 0.05
 NO_TENANT = UUID(int=0)
 
 # each statement has the name of its call
-_NAMES = {sql: name for name, sql in resources.statements("queries.sql").items()}
+_NAMES = {
+    sql: name
+    for file in ("queries.sql", "money.sql")
+    for name, sql in resources.statements(file).items()
+}
 # what is wrong for all calls alike
 _COMMON = (ConnectionFailed, NotMigrated)
 

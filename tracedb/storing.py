@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 
 import psycopg
 from psycopg import AsyncConnection, Connection, sql
-from psycopg.rows import dict_row
+from psycopg.rows import dict_row, scalar_row
 
 from tracedb import queries
 from tracedb.bulk import Layout, Rows
@@ -33,6 +33,11 @@ def bulk_layout() -> Query[Layout | None]:
     """How rows are to be written for this server; None if it takes only JSON."""
     args = {"tables": list(COLUMNS)}
     return Query(statement("bulk_layout", "bulk.sql"), args, dict_row, Layout.read)
+
+
+def prices_known() -> Query[bool]:
+    """Whether any price is known, so that the server has to see spans before it stores them."""
+    return Query(statement("prices_known", "bulk.sql"), {}, scalar_row, one, alone=True)
 
 
 def store_rows(batch: Rows) -> Query[Receipt]:
@@ -114,7 +119,8 @@ def _steps(conn: object, tenant_id: UUID, records: Sequence[Record], first: int)
         _layouts[conn] = yield bulk_layout()
     layout = _layouts[conn]
     while layout is not None:
-        copied = layout.may_copy and not layout.copy_pause
+        # what is copied gets no price
+        copied = layout.may_copy and not layout.copy_pause and not (yield prices_known())
         layout.copy_pause = max(layout.copy_pause - 1, 0)
         rows = layout.rows(records, tenant_id, copied)
         if rows is None:

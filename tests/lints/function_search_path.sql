@@ -12,6 +12,9 @@ where p.pronamespace = 'tracedb'::regnamespace
     and p.oid <> all (array[
         to_regprocedure('tracedb.is_uuid7(uuid)'), to_regprocedure('tracedb.is_readable(jsonb)'),
         to_regprocedure('tracedb.external_key(text)'), to_regprocedure('tracedb.record_types()'),
+        to_regprocedure('tracedb.price_of_class(bigint, numeric)'),
+        to_regprocedure('tracedb.price_of_tokens(bigint, bigint, bigint, bigint, bigint, numeric, '
+            'numeric, numeric, numeric, numeric, numeric)'),
         to_regprocedure(
             'tracedb.header_matches(tracedb.execution_traces, tracedb.trace_filter)')
     ]::oid[])

@@ -11,3 +11,8 @@ cross join lateral (values
 where c.relnamespace = 'tracedb'::regnamespace
     and p.polroles && array['tracedb_app', 'tracedb_reader']::regrole[]::oid[]
     and q.condition <> '(tenant_id = tracedb.current_tenant_id())'
+    -- reviewed: the general price list is for all to read
+    and not (
+        p.polrelid = coalesce(to_regclass('tracedb.model_prices'), 0) and p.polcmd = 'r'
+        and q.condition = '((tenant_id IS NULL) OR (tenant_id = tracedb.current_tenant_id()))'
+    )

@@ -9,3 +9,5 @@ where c.relnamespace = 'tracedb'::regnamespace
     and i.indkey[0] <> a.attnum
     -- reviewed: an external_id names one tenant, and only trusted roles insert
     and i.indexrelid <> coalesce(to_regclass('tracedb.tenants_external_id_key'), 0)
+    -- reviewed: prices are of all tenants or of one; only trusted roles insert
+    and i.indexrelid <> coalesce(to_regclass('tracedb.model_prices_pkey'), 0)

@@ -1,4 +1,4 @@
--- 0008_operations.rollback.sql: removes the views of operations; no data is touched.
+-- 0009_operations.rollback.sql: removes the views of operations; no data is touched.
 
 select set_config('citus.multi_shard_modify_mode', 'sequential', true);
 set local lock_timeout = '2s';

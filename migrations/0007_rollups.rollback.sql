@@ -1,4 +1,4 @@
--- 0006_rollups.rollback.sql: drops the totals; analytics count traces again.
+-- 0007_rollups.rollback.sql: drops the totals; analytics count traces again.
 
 select set_config('citus.multi_shard_modify_mode', 'sequential', true);
 set local lock_timeout = '2s';

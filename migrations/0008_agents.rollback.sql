@@ -1,4 +1,4 @@
--- 0007_agents.rollback.sql: drops the functions.
+-- 0008_agents.rollback.sql: drops the functions.
 
 select set_config('citus.multi_shard_modify_mode', 'sequential', true);
 set local lock_timeout = '2s';

@@ -1,6 +1,6 @@
--- 0006_rollups.sql: hourly and daily totals of usage, folded from the changes.
+-- 0007_rollups.sql: hourly and daily totals of usage, folded from the changes.
 --
--- depends: 0005_find
+-- depends: 0006_cost
 
 select set_config('citus.multi_shard_modify_mode', 'sequential', true);
 set local lock_timeout = '2s';
@@ -274,13 +274,13 @@ begin
             s.provider, coalesce(s.response_model, s.request_model), s.operation_type, s.status,
             l.one * s.input_tokens, l.one * s.output_tokens, l.one * s.cache_read_tokens,
             l.one * s.cache_write_tokens, l.one * s.reasoning_tokens, l.one * s.cost_usd,
-            l.one is not null and s.cost_usd is null, s.duration_us::numeric
-        from tracedb.llm_spans as s
+            s.is_leaf and s.cost_usd is null, s.duration_us::numeric
+        from tracedb.priced_spans as s
         join tracedb.execution_traces as t
             on t.tenant_id = s.tenant_id and t.trace_id = s.trace_id
         -- the others may repeat what the leaves below them used
         cross join lateral (
-            select case when s.operation_type in ('llm', 'embedding', 'rerank') then 1 end as one
+            select case when s.is_leaf then 1 end as one
         ) as l
         where s.tenant_id = tenant and s.trace_id = any(ids)
             and s.trace_id between first_id and last_id

@@ -1,6 +1,6 @@
--- 0007_agents.sql: how agents and tenants do.
+-- 0008_agents.sql: how agents and tenants do.
 --
--- depends: 0006_rollups
+-- depends: 0007_rollups
 
 select set_config('citus.multi_shard_modify_mode', 'sequential', true);
 set local lock_timeout = '2s';

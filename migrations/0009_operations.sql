@@ -1,6 +1,6 @@
--- 0008_operations.sql: what an operator watches: sizes, growth, indexes, delays, losses.
+-- 0009_operations.sql: what an operator watches: sizes, growth, indexes, delays, losses.
 --
--- depends: 0007_agents
+-- depends: 0008_agents
 
 select set_config('citus.multi_shard_modify_mode', 'sequential', true);
 set local lock_timeout = '2s';
