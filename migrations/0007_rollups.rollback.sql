@@ -102,7 +102,7 @@ drop function tracedb.add_to_rollups(text, tracedb.usage_contributions[], uuid);
 drop function tracedb.with_nested(uuid[], uuid);
 drop function tracedb.negated_usage(tracedb.usage_contributions);
 drop function tracedb.added_usage(tracedb.usage_contributions[]);
-drop function tracedb.usage_of_traces(uuid[], timestamptz, timestamptz, uuid);
+drop function tracedb.usage_of_traces(uuid[], tstzmultirange, uuid);
 drop function tracedb.percentiles_ms(tracedb.usage_contributions[], double precision[]);
 drop function tracedb.percentiles_ms(smallint[], bigint[], double precision[]);
 update tracedb.partition_policies

@@ -177,35 +177,31 @@ create or replace function tracedb.percentiles_ms(
 returns double precision[]
 language plpgsql immutable parallel safe
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
 as $$
-declare
-    total constant bigint := (select sum(n) from unnest(counts) as n);
-    -- places from 0 among the sorted durations, as percentile_cont has them, and what is there
-    places constant double precision[] := array(
-        select u.share * (total - 1) from unnest(shares) with ordinality as u (share, place)
-        order by u.place
-    );
-    low double precision[] := array_fill(null::double precision, array[cardinality(shares)]);
-    high double precision[] := low;
-    upto bigint := 0;
-    middle double precision;
 begin
-    for i in 1 .. cardinality(buckets) loop
-        upto := upto + counts[i];
-        middle := case when buckets[i] < 0 then 0 else power(1.02, buckets[i] - 0.5) / 1000 end;
-        for k in 1 .. cardinality(shares) loop
-            if low[k] is null and upto > floor(places[k]) then
-                low[k] := middle;
-            end if;
-            if high[k] is null and upto > ceil(places[k]) then
-                high[k] := middle;
-            end if;
-        end loop;
-    end loop;
-    return array(
-        select u.l + (u.h - u.l) * (u.p - floor(u.p))
-        from unnest(low, high, places) with ordinality as u (l, h, p, place)
-        order by u.place
+    return (
+        with found as materialized (
+            select
+                case
+                    when u.bucket < 0 then 0
+                    else power(1.02::double precision, u.bucket - 0.5::double precision) / 1000
+                end as ms,
+                sum(u.n) over (order by u.bucket) as upto
+            from unnest(buckets, counts) as u (bucket, n)
+        )
+        select array_agg(v.low + (v.high - v.low) * (p.at - floor(p.at)) order by s.place)
+        from unnest(shares) with ordinality as s (share, place)
+        -- among the sorted durations, counted from 0, as percentile_cont has it
+        cross join lateral (
+            select s.share * (max(f.upto) - 1)::double precision as at from found as f
+        ) as p
+        cross join lateral (
+            select
+                min(f.ms) filter (where f.upto > floor(p.at)) as low,
+                min(f.ms) filter (where f.upto > ceil(p.at)) as high
+            from found as f
+        ) as v
     );
 end $$;
 
@@ -240,7 +236,7 @@ comment on function tracedb.percentiles_ms(tracedb.usage_contributions[], double
     'percentiles_ms(array_agg(u), array[0.5, 0.95]).';
 
 create or replace function tracedb.usage_of_traces(
-    trace_ids uuid[], since timestamptz, until timestamptz, tenant_id uuid
+    trace_ids uuid[], during tstzmultirange, tenant_id uuid
 )
 returns setof tracedb.usage_contributions
 language plpgsql stable
@@ -267,7 +263,7 @@ begin
         from tracedb.trace_figures as t
         where t.tenant_id = tenant and t.trace_id = any(ids)
             and t.trace_id between first_id and last_id
-            and t.started_at >= since and t.started_at < until
+            and t.started_at <@ during
         union all
         select
             s.trace_id, s.started_at, 'call', coalesce(s.agent_id, t.agent_id), t.route,
@@ -284,7 +280,7 @@ begin
         ) as l
         where s.tenant_id = tenant and s.trace_id = any(ids)
             and s.trace_id between first_id and last_id
-            and s.started_at >= since and s.started_at < until
+            and s.started_at <@ during
     ),
     counted as (
         select
@@ -329,9 +325,9 @@ begin
         c.operation_type;
 end $$;
 
-comment on function tracedb.usage_of_traces(uuid[], timestamptz, timestamptz, uuid) is
-    'What these traces, and their calls, that started from since to until (exclusive) add to each '
-    'hour and series, read from the traces themselves. Internal.';
+comment on function tracedb.usage_of_traces(uuid[], tstzmultirange, uuid) is
+    'What these traces, and their calls, add to each hour and series, as far as they started in '
+    'these times; read from the traces themselves. Internal.';
 
 create or replace function tracedb.added_usage(lines tracedb.usage_contributions[])
 returns setof tracedb.usage_contributions
@@ -531,7 +527,7 @@ begin
         first_id := trace_ids[1];
         last_id := trace_ids[cardinality(trace_ids)];
         now_added := array(
-            select u from tracedb.usage_of_traces(trace_ids, '-infinity', 'infinity', tenant) as u
+            select u from tracedb.usage_of_traces(trace_ids, '{(,)}', tenant) as u
         );
         with gone as (
             delete from tracedb.usage_contributions as c
@@ -611,7 +607,9 @@ declare
     changed uuid[];
     first_id uuid;
     last_id uuid;
-    at_the_edges uuid[];
+    whole_hours constant tstzmultirange := tstzmultirange(tstzrange(first_hour, last_hour));
+    edges constant tstzmultirange :=
+        tstzmultirange(tstzrange(since, greatest(since, until))) - whole_hours;
 begin
     changed := tracedb.with_nested(array(
         select distinct i.trace_id
@@ -644,22 +642,19 @@ begin
             and c.trace_id between first_id and last_id
             and c.starts_at >= first_hour and c.starts_at < last_hour;
         return query
-        select u.* from tracedb.usage_of_traces(changed, first_hour, last_hour, tenant) as u;
+        select u.* from tracedb.usage_of_traces(changed, whole_hours, tenant) as u;
     end if;
 
     -- What is left is less than an hour at either end: counted from the traces themselves.
-    if since < least(first_hour, until) or last_hour < until then
-        at_the_edges := changed || array(
+    if not isempty(edges) then
+        return query
+        select u.*
+        from tracedb.usage_of_traces(changed || array(
             select c.trace_id
             from tracedb.usage_contributions as c
             where c.tenant_id = tenant
                 and c.starts_at = any(array[floor_hour, date_trunc('hour', until)])
-        );
-        return query
-        select u.*
-        from tracedb.usage_of_traces(at_the_edges, since, least(first_hour, until), tenant) as u;
-        return query
-        select u.* from tracedb.usage_of_traces(at_the_edges, last_hour, until, tenant) as u;
+        ), edges, tenant) as u;
     end if;
 end $$;
 
@@ -750,7 +745,9 @@ begin
     select coalesce(r.starts_at, c.starts_at), coalesce(r.series_id, c.series_id), r, c
     from tracedb.usage_series(since, until, 'hour', tenant) as r
     full join tracedb.added_usage(array(
-        select u from tracedb.usage_of_traces(trace_ids, since, until, tenant) as u
+        select u
+        from tracedb.usage_of_traces(
+            trace_ids, tstzmultirange(tstzrange(since, until)), tenant) as u
     )) as c on c.starts_at = r.starts_at and c.series_id = r.series_id
     where r is distinct from c;
 end $$;
@@ -920,7 +917,7 @@ alter table tracedb.usage_contributions_default force row level security;
 revoke all on function
     tracedb.percentiles_ms(smallint[], bigint[], double precision[]),
     tracedb.percentiles_ms(tracedb.usage_contributions[], double precision[]),
-    tracedb.usage_of_traces(uuid[], timestamptz, timestamptz, uuid),
+    tracedb.usage_of_traces(uuid[], tstzmultirange, uuid),
     tracedb.added_usage(tracedb.usage_contributions[]),
     tracedb.negated_usage(tracedb.usage_contributions),
     tracedb.with_nested(uuid[], uuid),
@@ -935,7 +932,7 @@ to tracedb_service, tracedb_app, tracedb_reader, tracedb_maintainer;
 grant execute on function
     tracedb.percentiles_ms(smallint[], bigint[], double precision[]),
     tracedb.percentiles_ms(tracedb.usage_contributions[], double precision[]),
-    tracedb.usage_of_traces(uuid[], timestamptz, timestamptz, uuid),
+    tracedb.usage_of_traces(uuid[], tstzmultirange, uuid),
     tracedb.added_usage(tracedb.usage_contributions[]),
     tracedb.negated_usage(tracedb.usage_contributions),
     tracedb.with_nested(uuid[], uuid),

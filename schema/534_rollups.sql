@@ -107,7 +107,7 @@ begin
         first_id := trace_ids[1];
         last_id := trace_ids[cardinality(trace_ids)];
         now_added := array(
-            select u from tracedb.usage_of_traces(trace_ids, '-infinity', 'infinity', tenant) as u
+            select u from tracedb.usage_of_traces(trace_ids, '{(,)}', tenant) as u
         );
         with gone as (
             delete from tracedb.usage_contributions as c
@@ -187,7 +187,9 @@ declare
     changed uuid[];
     first_id uuid;
     last_id uuid;
-    at_the_edges uuid[];
+    whole_hours constant tstzmultirange := tstzmultirange(tstzrange(first_hour, last_hour));
+    edges constant tstzmultirange :=
+        tstzmultirange(tstzrange(since, greatest(since, until))) - whole_hours;
 begin
     changed := tracedb.with_nested(array(
         select distinct i.trace_id
@@ -220,22 +222,19 @@ begin
             and c.trace_id between first_id and last_id
             and c.starts_at >= first_hour and c.starts_at < last_hour;
         return query
-        select u.* from tracedb.usage_of_traces(changed, first_hour, last_hour, tenant) as u;
+        select u.* from tracedb.usage_of_traces(changed, whole_hours, tenant) as u;
     end if;
 
     -- What is left is less than an hour at either end: counted from the traces themselves.
-    if since < least(first_hour, until) or last_hour < until then
-        at_the_edges := changed || array(
+    if not isempty(edges) then
+        return query
+        select u.*
+        from tracedb.usage_of_traces(changed || array(
             select c.trace_id
             from tracedb.usage_contributions as c
             where c.tenant_id = tenant
                 and c.starts_at = any(array[floor_hour, date_trunc('hour', until)])
-        );
-        return query
-        select u.*
-        from tracedb.usage_of_traces(at_the_edges, since, least(first_hour, until), tenant) as u;
-        return query
-        select u.* from tracedb.usage_of_traces(at_the_edges, last_hour, until, tenant) as u;
+        ), edges, tenant) as u;
     end if;
 end $$;
 
@@ -326,7 +325,9 @@ begin
     select coalesce(r.starts_at, c.starts_at), coalesce(r.series_id, c.series_id), r, c
     from tracedb.usage_series(since, until, 'hour', tenant) as r
     full join tracedb.added_usage(array(
-        select u from tracedb.usage_of_traces(trace_ids, since, until, tenant) as u
+        select u
+        from tracedb.usage_of_traces(
+            trace_ids, tstzmultirange(tstzrange(since, until)), tenant) as u
     )) as c on c.starts_at = r.starts_at and c.series_id = r.series_id
     where r is distinct from c;
 end $$;

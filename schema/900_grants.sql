@@ -154,7 +154,7 @@ grant execute on function
     tracedb.get_user_analytics(text, uuid),
     tracedb.percentiles_ms(smallint[], bigint[], double precision[]),
     tracedb.percentiles_ms(tracedb.usage_contributions[], double precision[]),
-    tracedb.usage_of_traces(uuid[], timestamptz, timestamptz, uuid),
+    tracedb.usage_of_traces(uuid[], tstzmultirange, uuid),
     tracedb.added_usage(tracedb.usage_contributions[]),
     tracedb.negated_usage(tracedb.usage_contributions),
     tracedb.with_nested(uuid[], uuid),

@@ -16,7 +16,7 @@ import psycopg
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import tracedb.server
-from bench import bulk, ingest, reads, sized, writer  # noqa: F401  # they register their benchmarks
+from bench import bulk, ingest, reads, rollups, sized, writer  # noqa: F401  # they register their benchmarks
 from bench.harness import BENCHMARKS, Context, environment, run
 
 # As on a small server of one's own; what a commit promises is kept.
@@ -33,9 +33,9 @@ QUICK = 0.01
 
 def main() -> int:
     options = parser().parse_args()
-    chosen = [ours for ours in BENCHMARKS if ours.name.startswith(options.only)]
+    chosen = [ours for ours in BENCHMARKS if ours.name.startswith(tuple(options.only))]
     if not chosen:
-        print(f"no benchmark is named {options.only}", file=sys.stderr)
+        print(f"no benchmark is named {' or '.join(options.only)}", file=sys.stderr)
         return 2
     scale = QUICK if options.quick else 1.0
     scratch = Path(tempfile.mkdtemp(prefix="tracedb-bench-"))
@@ -60,7 +60,9 @@ def main() -> int:
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     names = ", ".join(ours.name for ours in BENCHMARKS)
-    parser.add_argument("--only", default="", metavar="NAME", help=f"begin of: {names}")
+    parser.add_argument(
+        "--only", nargs="+", default=[""], metavar="NAME", help=f"begins of: {names}"
+    )
     parser.add_argument("--quick", action="store_true", help="a hundredth of the data")
     parser.add_argument("--repeat", type=int, default=3, metavar="N", help="rounds (3)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every sample there")

@@ -27,30 +27,36 @@ _PLAIN = Path(__file__).with_name("plain.sql")
 
 def _fill(traces: int, plain: bool, conn: psycopg.Connection[Any]) -> None:
     seed.fill(conn, traces, as_of=AS_OF, days=DAYS, part_bytes=300, spans=SPANS, slow_every=50)
+    conn.execute(
+        "insert into tracedb.tenants (tenant_id, name)"
+        " select distinct tenant_id, tenant_id::text from planned"
+    )
+    while conn.execute("select 1 from tracedb.fold_usage(20000)").fetchone():
+        pass
+    conn.execute("vacuum (analyze) tracedb.usage_rollups, tracedb.usage_contributions")
     if plain:
         conn.execute(_PLAIN.read_bytes())
         conn.execute("vacuum (analyze)")
 
 
+def filled(context: Context, share: int = 1) -> str:
+    """The DSN of a database of the whole size, or of one so many times smaller."""
+    traces = max(context.scaled(ROWS), LEAST) // SPANS // share
+    return context.database(f"bench_sized_{traces}", partial(_fill, traces, share == 1))
+
+
 def _variants(context: Context, query: str, plainly: str) -> Iterator[Variants]:
-    traces = max(context.scaled(ROWS), LEAST) // SPANS
     with ExitStack() as stack:
         variants = {}
-        for name, size, text in (
-            ("tenth", traces // 10, query),
-            ("whole", traces, query),
-            ("plain", traces, plainly),
-        ):
-            is_whole = size == traces
-            dsn = context.database(f"bench_sized_{size}", partial(_fill, size, is_whole))
-            conn = stack.enter_context(psycopg.connect(dsn, autocommit=True))
-            subjects = _subjects(conn)
+        for name, share, text in (("tenth", 10, query), ("whole", 1, query), ("plain", 1, plainly)):
+            conn = stack.enter_context(psycopg.connect(filled(context, share), autocommit=True))
+            subjects = subjects_of(conn)
             conn.execute("set role tracedb_app")
             variants[name] = partial(measured, conn, text, subjects)
         yield variants
 
 
-def _subjects(conn: psycopg.Connection[Any]) -> list[Subject]:
+def subjects_of(conn: psycopg.Connection[Any]) -> list[Subject]:
     """Traces drawn at random, so that large tenants come up more often; always the same ones."""
     found = conn.execute(
         "select t.tenant_id, t.trace_id, t.user_id, md5(t.trace_id::text)::uuid"
