@@ -255,12 +255,12 @@ begin
             from pg_attribute as a
             where a.attrelid = ('tracedb.' || quote_ident(parent))::regclass
         );
-        continue when not 'created_at' = any(columns);  -- totals are no rows of anybody's
         happened := case
             when 'started_at' = any(columns) then 'started_at'
             when 'recorded_at' = any(columns) then 'recorded_at'
-            else 'occurred_at'
+            when 'occurred_at' = any(columns) then 'occurred_at'
         end;
+        continue when happened is null;  -- derived from the others
         -- From tenant to tenant by the key, then the newest rows of each.
         return query execute format(
             'with recursive held (tenant_id) as ( '

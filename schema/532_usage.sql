@@ -115,6 +115,7 @@ begin
         ) as l
         where s.tenant_id = tenant and s.trace_id = any(ids)
             and s.trace_id between first_id and last_id
+            and t.trace_id between first_id and last_id
             and s.started_at <@ during
     ),
     counted as (
@@ -241,6 +242,9 @@ returns uuid[]
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan
+-- Nested ones are looked up, however many there are in all.
+set enable_hashjoin = off
+set enable_mergejoin = off
 as $$
 #variable_conflict use_column
 begin

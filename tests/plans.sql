@@ -229,7 +229,10 @@ select * from tracedb.find_traces(
 --     span_cost_adjustments_pkey month
 select * from tracedb.find_traces('{"min_cost_usd": 0.02}', tenant_id => :'tenant');
 
--- totals_of_a_week: the analytics of 7 days.
+-- totals_of_a_week: the analytics of 7 days; traces are read for the part of an hour at either end.
+--     trace_changes_unfolded_idx 1
+--     usage_rollups_pkey 1
+--     usage_contributions_starts_at_idx|usage_contributions_pkey all
 --     execution_traces_pkey|execution_traces_user_id_idx recent
 --     llm_spans_pkey recent
 --     span_cost_adjustments_pkey recent

@@ -128,6 +128,10 @@ FAULTS = {
         "alter table tracedb.trace_ids add constraint k unique (external_id, trace_id)",
         "tracedb.trace_ids",
     ),
+    "a right that a function needs within": (
+        "revoke execute on function tracedb.partition_key(text) from tracedb_maintainer",
+        "tracedb.ingest_lag(timestamp with time zone)",
+    ),
     "a right to delete": (
         "grant delete on tracedb.llm_spans to tracedb_app",
         "tracedb.llm_spans",

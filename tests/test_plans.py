@@ -134,6 +134,9 @@ def data(server: Server, template: str) -> Iterator[Data]:
             )
             for statement in _ADJUSTED:
                 conn.execute(statement)
+            while conn.execute("select 1 from tracedb.fold_usage(20000)").fetchone():
+                pass
+            conn.execute("vacuum analyze tracedb.usage_rollups, tracedb.usage_contributions")
             yield Data(server.dsn(name), _subject(conn))
     finally:
         server.admin.execute(

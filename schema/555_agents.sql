@@ -1,4 +1,4 @@
--- 545_agents.sql: how well agents do.
+-- 555_agents.sql: how well agents do.
 
 set role tracedb_owner;
 

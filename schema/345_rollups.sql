@@ -1,4 +1,4 @@
--- 350_rollups.sql: hourly and daily totals, and what each trace added to them.
+-- 345_rollups.sql: hourly and daily totals, and what each trace added to them.
 
 set role tracedb_owner;
 

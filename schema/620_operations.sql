@@ -1,4 +1,4 @@
--- 610_operations.sql: what an operator watches: sizes, growth, indexes, delays, losses.
+-- 620_operations.sql: what an operator watches: sizes, growth, indexes, delays, losses.
 
 -- Sizes and delays of all tenants are the maintainer's and the service's business: they would tell
 -- one tenant how much the others do. What shows a tenant_id is open to every role, under row-level
@@ -249,12 +249,12 @@ begin
             from pg_attribute as a
             where a.attrelid = ('tracedb.' || quote_ident(parent))::regclass
         );
-        continue when not 'created_at' = any(columns);  -- totals are no rows of anybody's
         happened := case
             when 'started_at' = any(columns) then 'started_at'
             when 'recorded_at' = any(columns) then 'recorded_at'
-            else 'occurred_at'
+            when 'occurred_at' = any(columns) then 'occurred_at'
         end;
+        continue when happened is null;  -- derived from the others
         -- From tenant to tenant by the key, then the newest rows of each.
         return query execute format(
             'with recursive held (tenant_id) as ( '

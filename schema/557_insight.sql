@@ -1,4 +1,4 @@
--- 547_insight.sql: how a tenant fares: health, risk of leaving, rhythm, what it uses.
+-- 557_insight.sql: how a tenant fares: health, risk of leaving, rhythm, what it uses.
 
 -- Days are those of UTC, and whole: the day of as_of is not over, so it does not count.
 
