@@ -633,7 +633,7 @@ drop function tracedb.reprice(timestamptz, timestamptz, boolean, text, integer, 
 drop function tracedb.set_prices(jsonb, uuid);
 drop function tracedb.priced_rows(jsonb[]);
 drop function tracedb.span_costs(tracedb.llm_spans[], uuid);
-drop function tracedb.prices_of(text, text, text, uuid);
+drop function tracedb.prices_of(text[], text[], text[], uuid);
 drop function tracedb.price_of_tokens(
     bigint, bigint, bigint, bigint, bigint, numeric, numeric, numeric, numeric, numeric, numeric
 );

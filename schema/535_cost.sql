@@ -71,9 +71,10 @@ comment on function tracedb.price_of_tokens(
     'reported, or because the classes exceed what includes them.';
 
 create or replace function tracedb.prices_of(
-    provider text, request_model text, response_model text, tenant_id uuid
+    providers text[], request_models text[], response_models text[], tenant_id uuid
 )
 returns table (
+    name_no bigint,
     valid_from timestamptz,
     valid_until timestamptz,
     min_input_tokens bigint,
@@ -87,67 +88,73 @@ returns table (
     request_usd numeric
 )
 language plpgsql stable
-rows 4
+rows 10
 set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
 as $$
 #variable_conflict use_column
-declare
-    -- the price may name it, or say for calls that name none
-    its_provider constant text := coalesce(provider, '');
 begin
     return query
     with listed as materialized (
-        select p.*, (
+        select n.name_no, p.*, (
             4 * (p.tenant_id is null)::integer
-            + 2 * (p.model is distinct from prices_of.response_model)::integer
+            + 2 * (p.model is distinct from n.response_model)::integer
             + (p.provider is null)::integer
         ) as rank
-        from (
-            select o.* from tracedb.model_prices as o where o.tenant_id = prices_of.tenant_id
-            and o.model in (prices_of.response_model, prices_of.request_model)
+        from unnest(providers, request_models, response_models) with ordinality
+            as n (provider, request_model, response_model, name_no)
+        cross join lateral (
+            select o.* from tracedb.model_prices as o
+            where o.tenant_id = prices_of.tenant_id
+                and o.model = any(array[n.response_model, n.request_model])
             union all
-            select g.* from tracedb.model_prices as g where g.tenant_id is null
-            and g.model in (prices_of.response_model, prices_of.request_model)
+            select g.* from tracedb.model_prices as g
+            where g.tenant_id is null
+                and g.model = any(array[n.response_model, n.request_model])
         ) as p
-        where p.provider is null or p.provider = its_provider
+        -- a price may say that it is for calls that name no provider
+        where p.provider is null or p.provider = coalesce(n.provider, '')
     ),
     entries as (
-        select l.rank, l.valid_from, max(l.revision) as revision
+        select l.name_no, l.rank, l.valid_from, max(l.revision) as revision
         from listed as l
-        group by l.rank, l.valid_from
+        group by l.name_no, l.rank, l.valid_from
     ),
     -- From each beginning of an entry to the next one, the same entry counts.
     periods as (
-        select e.valid_from, lead(e.valid_from, 1, 'infinity') over (order by e.valid_from) as until
+        select
+            e.name_no, e.valid_from,
+            lead(e.valid_from, 1, 'infinity')
+                over (partition by e.name_no order by e.valid_from) as until
         from entries as e
-        group by e.valid_from
+        group by e.name_no, e.valid_from
     )
     select
-        d.valid_from, d.until,
+        d.name_no, d.valid_from, d.until,
         l.min_input_tokens,
         lead(l.min_input_tokens, 1, 9223372036854775807)
-            over (partition by d.valid_from order by l.min_input_tokens),
+            over (partition by d.name_no, d.valid_from order by l.min_input_tokens),
         l.price_id, l.input_usd_per_mtok, l.cache_read_usd_per_mtok, l.cache_write_usd_per_mtok,
         l.output_usd_per_mtok, l.reasoning_usd_per_mtok, l.request_usd
     from periods as d
     cross join lateral (
         select e.rank, e.valid_from, e.revision
         from entries as e
-        where e.valid_from <= d.valid_from
+        where e.name_no = d.name_no and e.valid_from <= d.valid_from
         order by e.rank, e.valid_from desc
         limit 1
     ) as w
-    join listed as l using (rank, revision)
-    where l.valid_from = w.valid_from;
+    join listed as l
+        on l.name_no = d.name_no and l.rank = w.rank and l.valid_from = w.valid_from
+        and l.revision = w.revision;
 end $$;
 
-comment on function tracedb.prices_of(text, text, text, uuid) is
-    'What calls of a model cost a tenant, when and from how many input tokens on: for any time and '
-    'number at most one row. A tenant''s own price goes before one of the general list, that of '
-    'the model that answered before that of the model that was asked, that of the provider before '
-    'one of any provider.';
+comment on function tracedb.prices_of(text[], text[], text[], uuid) is
+    'What calls of the models named (by their place from 1) cost a tenant, when and from how many '
+    'input tokens on: for any name, time and number at most one row. A tenant''s own price goes '
+    'before one of the general list, that of the model that answered before that of the model '
+    'that was asked, that of the provider before one of any provider.';
 
 create or replace function tracedb.span_costs(spans tracedb.llm_spans[], tenant_id uuid)
 returns tracedb.span_cost[]
@@ -162,7 +169,7 @@ begin
     if not exists (select from tracedb.model_prices) then
         return null;
     end if;
-    -- Prices are looked up once a name, not once a call.
+    -- Prices are looked up once a name, not once a call, and for all names at once.
     with calls as materialized (
         select
             s.ordinality as place, s.started_at, coalesce(s.input_tokens, 0) as size,
@@ -174,15 +181,22 @@ begin
             s.operation_type in ('llm', 'embedding', 'rerank') as is_leaf
         from unnest(spans) with ordinality as s
     ),
-    prices as materialized (
-        select n.provider, n.request_model, n.response_model, p.*
+    names as materialized (
+        select n.*, row_number() over () as name_no
         from (
             select distinct c.provider, c.request_model, c.response_model
             from calls as c
             where c.is_leaf
         ) as n
-        cross join lateral tracedb.prices_of(
-            n.provider, n.request_model, n.response_model, span_costs.tenant_id) as p
+    ),
+    prices as materialized (
+        select n.provider, n.request_model, n.response_model, p.*
+        from tracedb.prices_of(
+            array(select n.provider from names as n order by n.name_no),
+            array(select n.request_model from names as n order by n.name_no),
+            array(select n.response_model from names as n order by n.name_no),
+            span_costs.tenant_id) as p
+        join names as n using (name_no)
     )
     select array_agg(
         case when p.price_id is not null then row(

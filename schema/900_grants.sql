@@ -48,6 +48,10 @@ grant select on tracedb.tenants to tracedb_app;
 grant select, insert on tracedb.model_prices to tracedb_service, tracedb_maintainer;
 grant select, insert on tracedb.span_cost_adjustments to tracedb_service;
 grant select on tracedb.model_prices, tracedb.span_cost_adjustments to tracedb_app;
+grant select, insert, update, delete on tracedb.budgets to tracedb_service;
+grant select, insert, update on tracedb.budget_reservations to tracedb_service, tracedb_app;
+grant select, insert on tracedb.budget_alerts to tracedb_service;
+grant select on tracedb.budgets, tracedb.budget_alerts to tracedb_app;
 
 grant execute on function
     tracedb.ingest(json, uuid),
@@ -90,8 +94,17 @@ grant execute on function tracedb.ensure_tenant(text, text) to tracedb_service;
 -- Money
 grant execute on function tracedb.set_prices(jsonb, uuid) to tracedb_service, tracedb_maintainer;
 grant execute on function
-    tracedb.reprice(timestamptz, timestamptz, boolean, text, integer, text, uuid)
+    tracedb.reprice(timestamptz, timestamptz, boolean, text, integer, text, uuid),
+    tracedb.set_budget(text, text, numeric, numeric, uuid),
+    tracedb.remove_budget(text, uuid),
+    tracedb.check_budgets(timestamptz, uuid)
 to tracedb_service;
+grant execute on function
+    tracedb.lock_budgets(uuid),
+    tracedb.reserve_budget(uuid, numeric, interval, uuid, uuid),
+    tracedb.settle_budget(uuid, numeric, uuid, uuid),
+    tracedb.release_budget(uuid, uuid)
+to tracedb_service, tracedb_app;
 
 -- Reading
 grant select on
@@ -109,7 +122,10 @@ grant select on
     tracedb.agent_executions,
     tracedb.ingest_writers,
     tracedb.dead_letters,
-    tracedb.span_cost_adjustments
+    tracedb.span_cost_adjustments,
+    tracedb.budgets,
+    tracedb.budget_reservations,
+    tracedb.budget_alerts
 to tracedb_reader, tracedb_maintainer;
 grant select on tracedb.usage_rollups, tracedb.usage_contributions
 to tracedb_service, tracedb_app, tracedb_reader, tracedb_maintainer;
@@ -117,6 +133,7 @@ grant select on tracedb.model_prices to tracedb_reader;
 grant select on
     tracedb.priced_spans,
     tracedb.unpriced_usage,
+    tracedb.cost_entries,
     tracedb.trace_summary,
     tracedb.trace_figures,
     tracedb.agent_performance,
@@ -173,9 +190,15 @@ grant execute on function
     tracedb.price_of_tokens(
         bigint, bigint, bigint, bigint, bigint, numeric, numeric, numeric, numeric, numeric, numeric
     ),
-    tracedb.prices_of(text, text, text, uuid),
+    tracedb.prices_of(text[], text[], text[], uuid),
     tracedb.span_costs(tracedb.llm_spans[], uuid),
-    tracedb.reconcile_invoice(text, daterange, jsonb, numeric, uuid)
+    tracedb.reconcile_invoice(text, daterange, jsonb, numeric, uuid),
+    tracedb.get_cost_breakdown(text, timestamptz, timestamptz, uuid),
+    tracedb.get_tenant_daily_cost(uuid, date),
+    tracedb.spent_since(timestamptz, timestamptz, uuid),
+    tracedb.get_budget_status(timestamptz, uuid),
+    tracedb.project_costs(numeric[], integer),
+    tracedb.forecast_costs(text, timestamptz, integer, uuid)
 to tracedb_service, tracedb_app, tracedb_reader, tracedb_maintainer;
 
 -- What policies, constraints and queries of every role call

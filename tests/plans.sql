@@ -270,3 +270,17 @@ group by cost_type, service;
 select * from tracedb.agent_executions
 where tenant_id = :'tenant' and event_id >= tracedb.uuid_floor(now() - interval '7 days')
 order by event_id desc limit 20;
+
+-- spent_by_day: what was spent in a week, traces and events, by day.
+--     execution_traces_pkey|execution_traces_user_id_idx recent
+--     llm_spans_pkey recent
+--     span_cost_adjustments_pkey recent
+--     tenant_cost_events_pkey recent
+select * from tracedb.get_cost_breakdown('day', now() - interval '7 days', now(), :'tenant');
+
+-- spent_by_model: the same, by model.
+--     execution_traces_pkey|execution_traces_user_id_idx recent
+--     llm_spans_pkey recent
+--     span_cost_adjustments_pkey recent
+--     tenant_cost_events_pkey recent
+select * from tracedb.get_cost_breakdown('model', now() - interval '7 days', now(), :'tenant');

@@ -9,6 +9,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from datetime import timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, NoReturn
 from uuid import UUID, uuid4
@@ -43,6 +44,9 @@ EMPTY: dict[str, Any] = {
     "set_prices": 0,
     "reprice": tracedb.Repricing(dry_run=True),
     "reconcile_invoice": None,
+    **dict.fromkeys(("get_tenant_daily_cost", "set_budget", "forecast_costs"), None),
+    **dict.fromkeys(("remove_budget", "settle_budget", "release_budget"), False),
+    "reserve_budget": True,
 }
 ARGUMENTS: dict[str, Any] = {
     **dict.fromkeys(("external_id", "user_id", "route", "agent_id"), "x"),
@@ -50,6 +54,11 @@ ARGUMENTS: dict[str, Any] = {
     "as_of": NOON,
     "since": NOON,
     "provider": "openai",
+    "by": "day",
+    "name": "x",
+    "period": "month",
+    "reservation_id": UUID(int=1),
+    **dict.fromkeys(("amount_usd", "cost_usd"), Decimal(1)),
     **dict.fromkeys(("first_day", "last_day"), NOON.date()),
     **dict.fromkeys(("prices", "lines"), ()),
 }

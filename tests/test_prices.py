@@ -105,7 +105,8 @@ def test_a_call_costs_what_the_package_says(synced: Conn, data: st.DataObject) -
         select tracedb.price_of_tokens(%(i)s, %(cr)s, %(cw)s, %(o)s, %(r)s, p.input_usd_per_mtok,
             p.cache_read_usd_per_mtok, p.cache_write_usd_per_mtok, p.output_usd_per_mtok,
             p.reasoning_usd_per_mtok, p.request_usd), p.output_usd_per_mtok
-        from tracedb.prices_of(%(provider)s, %(model)s, null, null) as p
+        from tracedb.prices_of(
+            array[%(provider)s], array[%(model)s], array[null], null) as p
         where p.valid_from <= %(at)s and %(at)s < p.valid_until
             and p.min_input_tokens <= %(i)s and %(i)s < p.until_input_tokens
         """,
@@ -170,7 +171,8 @@ def input_prices(conn: Conn, model: str, *days: date) -> list[Decimal | None]:
     found = []
     for day in days:
         row = conn.execute(
-            "select input_usd_per_mtok from tracedb.prices_of('maker', %(model)s, null, null)"
+            "select input_usd_per_mtok"
+            " from tracedb.prices_of(array['maker'], array[%(model)s], array[null], null)"
             " where valid_from <= %(at)s and %(at)s < valid_until and min_input_tokens = 0",
             {"model": model, "at": datetime.combine(day, time(), UTC)},
         ).fetchone()

@@ -91,6 +91,10 @@ def test_what_calls_cost_runs(database: str) -> None:
     assert run(block("python", 4), TRACEDB_DSN=database) == "0.00015200 []\nprice differs\n"
 
 
+def test_a_budget_is_spent(database: str) -> None:
+    assert run(block("python", 5), TRACEDB_DSN=database) == "9.98\n"
+
+
 def test_the_same_in_sql_runs(database: str) -> None:
     shown = psql(database, input=block("sql"))
 

@@ -171,3 +171,8 @@ def _spend(conn: psycopg.Connection[Any], tenant: UUID) -> None:
     ).fetchone()
     assert answer is not None
     assert answer[0]["adjusted"] == 4
+    for name in ("shared", f"of {whose}"):
+        conn.execute("select tracedb.set_budget(%s, 'month', 0.001, 1000, %s)", [name, tenant])
+    conn.execute("select tracedb.check_budgets(tenant_id => %s)", [tenant])
+    for reservation in (SHARED, ONLY[tenant]):
+        conn.execute("select tracedb.reserve_budget(%s, 1, tenant_id => %s)", [reservation, tenant])

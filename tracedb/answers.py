@@ -43,4 +43,4 @@ def _figure(name: str, value: Any) -> Any:
         return datetime.fromisoformat(value)
     if name.endswith("_ms"):
         return float(value)
-    return Decimal(value) if name.endswith("_usd") else value
+    return Decimal(value) if name.endswith(("_usd", "_wape", "_mape")) else value

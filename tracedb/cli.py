@@ -35,6 +35,7 @@ SUBJECTS = (
     "tracedb.cli_metrics",
     "tracedb.cli_grafana",
     "tracedb.cli_prices",
+    "tracedb.cli_cost",
 )
 
 INTERRUPTED = 130

@@ -108,6 +108,16 @@ class TenantCalls:
     unpriced_usage = Call(money.unpriced_usage)
     reprice = Call(money.reprice)
     reconcile_invoice = Call(money.reconcile_invoice)
+    get_tenant_daily_cost = Call(money.get_tenant_daily_cost)
+    get_cost_breakdown = Call(money.get_cost_breakdown)
+    set_budget = Call(money.set_budget)
+    remove_budget = Call(money.remove_budget)
+    get_budget_status = Call(money.get_budget_status)
+    check_budgets = Call(money.check_budgets)
+    reserve_budget = Call(money.reserve_budget)
+    settle_budget = Call(money.settle_budget)
+    release_budget = Call(money.release_budget)
+    forecast_costs = Call(money.forecast_costs)
 
 
 class DatabaseCalls:

@@ -54,3 +54,46 @@ select tracedb.reconcile_invoice(
     %(provider)s, daterange(%(first_day)s, %(last_day)s, '[]'), %(lines)s::jsonb,
     %(tolerance_usd)s, %(tenant_id)s
 )::text;
+
+-- name: get_tenant_daily_cost
+select tracedb.get_tenant_daily_cost(
+    %(tenant_id)s, coalesce(%(date)s, (now() at time zone 'UTC')::date)
+);
+
+-- name: get_cost_breakdown
+select * from tracedb.get_cost_breakdown(
+    %(by)s, %(since)s, coalesce(%(until)s, now()), %(tenant_id)s
+);
+
+-- name: set_budget
+select tracedb.set_budget(
+    %(name)s, %(period)s, %(soft_limit_usd)s, %(hard_limit_usd)s, %(tenant_id)s
+);
+
+-- name: remove_budget
+select tracedb.remove_budget(%(name)s, %(tenant_id)s);
+
+-- name: get_budget_status
+select * from tracedb.get_budget_status(coalesce(%(as_of)s, clock_timestamp()), %(tenant_id)s);
+
+-- name: check_budgets
+select b.name, a.period_start, a.threshold, a.limit_usd, a.spent_usd
+from tracedb.check_budgets(coalesce(%(as_of)s, clock_timestamp()), %(tenant_id)s) as a
+join tracedb.budgets as b using (tenant_id, budget_id)
+order by b.name, a.limit_usd;
+
+-- name: reserve_budget
+select tracedb.reserve_budget(
+    %(reservation_id)s, %(amount_usd)s, %(ttl)s, %(trace_id)s, %(tenant_id)s
+);
+
+-- name: settle_budget
+select tracedb.settle_budget(%(reservation_id)s, %(cost_usd)s, %(trace_id)s, %(tenant_id)s);
+
+-- name: release_budget
+select tracedb.release_budget(%(reservation_id)s, %(tenant_id)s);
+
+-- name: forecast_costs
+select tracedb.forecast_costs(
+    %(period)s, coalesce(%(as_of)s, now()), %(history_days)s, %(tenant_id)s
+)::text;

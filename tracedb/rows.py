@@ -573,3 +573,68 @@ class Reconciliation:
     missing_in_traces: int
     missing_in_invoice: int
     lines: tuple[InvoiceLine, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CostShare:
+    """What was spent on a day, by a user, an agent or a model (`tracedb.get_cost_breakdown`)."""
+
+    key: str | None
+    cost_usd: Decimal | None
+    trace_cost_usd: Decimal | None
+    event_cost_usd: Decimal | None
+    item_count: int
+    unknown_cost_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetStatus:
+    """How a budget stands (`tracedb.get_budget_status`); `state` is ok, soft or hard."""
+
+    budget_id: UUID
+    name: str
+    period: str
+    period_start: datetime
+    period_end: datetime
+    soft_limit_usd: Decimal | None
+    hard_limit_usd: Decimal | None
+    spent_usd: Decimal
+    reserved_usd: Decimal
+    remaining_usd: Decimal | None
+    state: str
+    unknown_cost_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetAlert:
+    """That spending reached a limit; `threshold` is soft or hard."""
+
+    name: str
+    period_start: datetime
+    threshold: str
+    limit_usd: Decimal
+    spent_usd: Decimal
+
+
+@dataclass(frozen=True, slots=True)
+class CostForecast:
+    """What a period will have cost by two formulas, and their errors on past days.
+
+    Errors are shares (0.1 is 10 %) over `backtests` past days; None: no history to go by. See
+    `tracedb.forecast_costs`.
+    """
+
+    period: str
+    since: datetime
+    until: datetime
+    spent_usd: Decimal
+    days_left: int
+    history_days: int
+    run_rate_usd: Decimal | None
+    seasonal_usd: Decimal | None
+    backtests: int
+    run_rate_wape: Decimal | None
+    run_rate_mape: Decimal | None
+    seasonal_wape: Decimal | None
+    seasonal_mape: Decimal | None
+    better: str | None
