@@ -127,14 +127,38 @@ begin
     if since is null or until is null then
         raise exception using errcode = 'TD002', message = 'since, until: required';
     end if;
-    if by <> 'model' then
+    if by in ('day', 'agent') then
         return query
         select
-            case by
-                when 'day' then to_char(c.occurred_at, 'YYYY-MM-DD')
-                when 'user' then c.user_id
-                else c.agent_id
-            end as key,
+            case by when 'day' then to_char(s.at, 'YYYY-MM-DD') else s.agent_id end as key,
+            sum(s.cost_usd),
+            sum(s.cost_usd) filter (where s.source = 'trace'),
+            sum(s.cost_usd) filter (where s.source = 'event'),
+            sum(s.item_count)::bigint,
+            sum(s.unknown_count)::bigint
+        from (
+            select
+                'trace' as source, u.starts_at as at, u.agent_id,
+                case when u.costed > 0 then u.cost_usd end as cost_usd,
+                u.executions as item_count, u.unpriced as unknown_count
+            from tracedb.usage_series(since, until, 'day', get_cost_breakdown.tenant_id) as u
+            where u.kind in ('request', 'nested')
+            union all
+            select 'event', c.occurred_at, c.agent_id, c.cost_usd, 1, c.is_cost_unknown::integer
+            from tracedb.cost_entries as c
+            where c.source = 'event' and c.tenant_id = get_cost_breakdown.tenant_id
+                and c.entry_id >= tracedb.uuid_floor(since - interval '1 day')
+                and c.entry_id < tracedb.uuid_floor(until + interval '1 day')
+                and c.occurred_at >= since and c.occurred_at < until
+        ) as s
+        group by 1
+        order by 2 desc nulls last, 1;
+        return;
+    end if;
+    if by = 'user' then
+        return query
+        select
+            c.user_id,
             sum(c.cost_usd),
             sum(c.cost_usd) filter (where c.source = 'trace'),
             sum(c.cost_usd) filter (where c.source = 'event'),
@@ -216,13 +240,21 @@ set timezone = 'UTC'
 as $$
 #variable_conflict use_column
 begin
-    select coalesce(sum(c.cost_usd), 0), count(*) filter (where c.is_cost_unknown)
+    select coalesce(sum(s.cost_usd), 0), coalesce(sum(s.unknown_count), 0)
     into spent_usd, unknown_cost_count
-    from tracedb.cost_entries as c
-    where c.tenant_id = spent_since.tenant_id
-        and c.entry_id >= tracedb.uuid_floor(since - interval '1 day')
-        and c.entry_id < tracedb.uuid_floor(as_of + interval '1 day')
-        and c.occurred_at >= since and c.occurred_at <= as_of;
+    from (
+        select sum(u.cost_usd) as cost_usd, sum(u.unpriced) as unknown_count
+        from tracedb.usage_between(
+            since, as_of + interval '1 microsecond', false, spent_since.tenant_id) as u
+        where u.kind in ('request', 'nested')
+        union all
+        select sum(c.cost_usd), count(*) filter (where c.is_cost_unknown)
+        from tracedb.cost_entries as c
+        where c.source = 'event' and c.tenant_id = spent_since.tenant_id
+            and c.entry_id >= tracedb.uuid_floor(since - interval '1 day')
+            and c.entry_id < tracedb.uuid_floor(as_of + interval '1 day')
+            and c.occurred_at >= since and c.occurred_at <= as_of
+    ) as s;
     -- What was settled counts until the trace it was for says itself what it cost.
     select
         spent_usd + coalesce(sum(r.settled_usd) filter (where r.status = 'settled'), 0),

@@ -12,13 +12,21 @@ set timezone = 'UTC'
 as $$
 #variable_conflict use_column
 begin
-    select coalesce(sum(c.cost_usd), 0), count(*) filter (where c.is_cost_unknown)
+    select coalesce(sum(s.cost_usd), 0), coalesce(sum(s.unknown_count), 0)
     into spent_usd, unknown_cost_count
-    from tracedb.cost_entries as c
-    where c.tenant_id = spent_since.tenant_id
-        and c.entry_id >= tracedb.uuid_floor(since - interval '1 day')
-        and c.entry_id < tracedb.uuid_floor(as_of + interval '1 day')
-        and c.occurred_at >= since and c.occurred_at <= as_of;
+    from (
+        select sum(u.cost_usd) as cost_usd, sum(u.unpriced) as unknown_count
+        from tracedb.usage_between(
+            since, as_of + interval '1 microsecond', false, spent_since.tenant_id) as u
+        where u.kind in ('request', 'nested')
+        union all
+        select sum(c.cost_usd), count(*) filter (where c.is_cost_unknown)
+        from tracedb.cost_entries as c
+        where c.source = 'event' and c.tenant_id = spent_since.tenant_id
+            and c.entry_id >= tracedb.uuid_floor(since - interval '1 day')
+            and c.entry_id < tracedb.uuid_floor(as_of + interval '1 day')
+            and c.occurred_at >= since and c.occurred_at <= as_of
+    ) as s;
     -- What was settled counts until the trace it was for says itself what it cost.
     select
         spent_usd + coalesce(sum(r.settled_usd) filter (where r.status = 'settled'), 0),

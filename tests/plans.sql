@@ -272,6 +272,9 @@ where tenant_id = :'tenant' and event_id >= tracedb.uuid_floor(now() - interval 
 order by event_id desc limit 20;
 
 -- spent_by_day: what was spent in a week, traces and events, by day.
+--     trace_changes_unfolded_idx 1
+--     usage_rollups_pkey 1
+--     usage_contributions_starts_at_idx|usage_contributions_pkey all
 --     execution_traces_pkey|execution_traces_user_id_idx recent
 --     llm_spans_pkey recent
 --     span_cost_adjustments_pkey recent

@@ -336,6 +336,9 @@ def test_a_query_quotes_what_is_chosen_and_names_the_time(
             assert re.search(r"t\.\w+ >= tracedb\.uuid_floor\(\$__timeFrom\(\)", text)
             assert re.search(r"t\.\w+ < tracedb\.uuid_floor\(\$__timeTo\(\)", text)
             assert re.search(r"\$__timeFilter\(t\.\w+\)", text)
+        elif "tracedb.usage_series(" in text:
+            assert "unnest(array[${tenant:sqlstring}]::uuid[])" in text
+            assert "$__timeFrom()::timestamptz, $__timeTo()::timestamptz" in text
         elif dashboard not in OPERATORS:
             assert panel["type"] == "traces"
 
