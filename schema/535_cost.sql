@@ -96,12 +96,28 @@ as $$
 #variable_conflict use_column
 begin
     return query
-    with listed as materialized (
-        select n.name_no, p.*, (
-            4 * (p.tenant_id is null)::integer
-            + 2 * (p.model is distinct from n.response_model)::integer
-            + (p.provider is null)::integer
-        ) as rank
+    select
+        l.name_no, l.valid_from, least(l.next_from, l.better_from, 'infinity'),
+        l.min_input_tokens, coalesce(l.next_tier, 9223372036854775807),
+        l.price_id, l.input_usd_per_mtok, l.cache_read_usd_per_mtok, l.cache_write_usd_per_mtok,
+        l.output_usd_per_mtok, l.reasoning_usd_per_mtok, l.request_usd
+    from (
+        select
+            n.name_no, p.*,
+            -- An entry holds until the next one of its kind or the first one of a better kind.
+            min(p.valid_from) over (
+                partition by n.name_no, r.rank
+                order by p.valid_from groups between 1 following and unbounded following
+            ) as next_from,
+            min(p.valid_from) over (
+                partition by n.name_no
+                order by r.rank groups between unbounded preceding and 1 preceding
+            ) as better_from,
+            max(p.revision) over (partition by n.name_no, r.rank, p.valid_from) as last_revision,
+            lead(p.min_input_tokens) over (
+                partition by n.name_no, r.rank, p.valid_from, p.revision
+                order by p.min_input_tokens
+            ) as next_tier
         from unnest(providers, request_models, response_models) with ordinality
             as n (provider, request_model, response_model, name_no)
         cross join lateral (
@@ -113,41 +129,16 @@ begin
             where g.tenant_id is null
                 and g.model = any(array[n.response_model, n.request_model])
         ) as p
+        cross join lateral (
+            select 4 * (p.tenant_id is null)::integer
+                + 2 * (p.model is distinct from n.response_model)::integer
+                + (p.provider is null)::integer as rank
+        ) as r
         -- a price may say that it is for calls that name no provider
         where p.provider is null or p.provider = coalesce(n.provider, '')
-    ),
-    entries as (
-        select l.name_no, l.rank, l.valid_from, max(l.revision) as revision
-        from listed as l
-        group by l.name_no, l.rank, l.valid_from
-    ),
-    -- From each beginning of an entry to the next one, the same entry counts.
-    periods as (
-        select
-            e.name_no, e.valid_from,
-            lead(e.valid_from, 1, 'infinity')
-                over (partition by e.name_no order by e.valid_from) as until
-        from entries as e
-        group by e.name_no, e.valid_from
-    )
-    select
-        d.name_no, d.valid_from, d.until,
-        l.min_input_tokens,
-        lead(l.min_input_tokens, 1, 9223372036854775807)
-            over (partition by d.name_no, d.valid_from order by l.min_input_tokens),
-        l.price_id, l.input_usd_per_mtok, l.cache_read_usd_per_mtok, l.cache_write_usd_per_mtok,
-        l.output_usd_per_mtok, l.reasoning_usd_per_mtok, l.request_usd
-    from periods as d
-    cross join lateral (
-        select e.rank, e.valid_from, e.revision
-        from entries as e
-        where e.name_no = d.name_no and e.valid_from <= d.valid_from
-        order by e.rank, e.valid_from desc
-        limit 1
-    ) as w
-    join listed as l
-        on l.name_no = d.name_no and l.rank = w.rank and l.valid_from = w.valid_from
-        and l.revision = w.revision;
+    ) as l
+    where l.revision = l.last_revision
+        and (l.better_from is null or l.valid_from < l.better_from);
 end $$;
 
 comment on function tracedb.prices_of(text[], text[], text[], uuid) is

@@ -17,7 +17,7 @@ from tracedb.cli_traces import decimal, moment
 if TYPE_CHECKING:
     from tracedb.cli import Subparsers
     from tracedb.client import Tenant
-    from tracedb.rows import BudgetStatus, CostForecast, CostShare
+    from tracedb.money_rows import BudgetStatus, CostForecast, CostShare
 
 _WIDEST_BAR = 40
 

@@ -15,7 +15,7 @@ from tracedb.cli_traces import decimal, moment
 if TYPE_CHECKING:
     from tracedb.cli import Subparsers
     from tracedb.client import Tenant, TraceDB
-    from tracedb.rows import ModelPrice, Repricing
+    from tracedb.money_rows import ModelPrice, Repricing
 
 _BATCH = 500
 

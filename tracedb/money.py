@@ -12,7 +12,7 @@ from uuid import UUID
 
 from psycopg.rows import class_row, scalar_row
 
-from tracedb import rows
+from tracedb import money_rows as rows
 from tracedb.answers import as_json, figures_of
 from tracedb.query import Query, many, one, statement
 

@@ -13,7 +13,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tracedb.errors import ExtraMissing
-from tracedb.rows import ModelName, ModelPrice
+from tracedb.money_rows import ModelName, ModelPrice
 
 if TYPE_CHECKING:
     from genai_prices.data_snapshot import DataSnapshot
