@@ -12,13 +12,6 @@ language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    -- Most servers have no such role, and a write under a policy asks for each row.
-    if not exists (
-        select from pg_catalog.pg_roles as r
-        where r.rolname >= 'tracedb_tenant_' and r.rolname < 'tracedb_tenant`'
-    ) then
-        return '{}';
-    end if;
     -- The session's login counts as well as the current role, so "set role" cannot shed a binding.
     -- Memberships that give neither inheritance nor "set role" do not bind: they are what a
     -- CREATEROLE administrator of PostgreSQL 16 and later holds in every role it made (read
@@ -58,12 +51,19 @@ language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    bound constant uuid[] := tracedb.bound_tenant_ids();
+    bound uuid[];
     claims constant text := nullif(current_setting('request.jwt.claims', true), '');
 begin
-    if cardinality(bound) > 0 then
-        -- Bound to two tenants is a mistake: no tenant is safer than a guess.
-        return case when cardinality(bound) = 1 then bound[1] end;
+    -- Most servers have no such role, and a write under a policy asks for each row.
+    if exists (
+        select from pg_catalog.pg_roles as r
+        where r.rolname >= 'tracedb_tenant_' and r.rolname < 'tracedb_tenant`'
+    ) then
+        bound := tracedb.bound_tenant_ids();
+        if cardinality(bound) > 0 then
+            -- Bound to two tenants is a mistake: no tenant is safer than a guess.
+            return case when cardinality(bound) = 1 then bound[1] end;
+        end if;
     end if;
     if claims is not null then
         -- Where there is a token only the token counts. user_metadata is the user's own to write.

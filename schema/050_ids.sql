@@ -86,10 +86,12 @@ create or replace function tracedb.is_readable(value jsonb)
 returns boolean
 language sql immutable parallel safe
 as $$
-    select value is null or (
-        not value operator(pg_catalog.@?) 'strict $.**{100}'
-        and not value operator(pg_catalog.@?) 'lax $.** ? (@ > 1e308 || @ < -1e308)'
-    )
+    select value is null
+        or value operator(pg_catalog.=) '{}' or value operator(pg_catalog.=) '[]'
+        or (
+            not value operator(pg_catalog.@?) 'strict $.**{100}'
+            and not value operator(pg_catalog.@?) 'strict $.** ? (@ > 1e308 || @ < -1e308)'
+        )
 $$;
 
 comment on function tracedb.is_readable(jsonb) is

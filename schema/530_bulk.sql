@@ -120,9 +120,19 @@ begin
             message = 'no tenant is set',
             hint = 'Call tracedb.set_tenant() in this transaction, or pass tenant_id.';
     end if;
+    insert into tracedb.trace_ids (tenant_id, external_id, trace_id)
+    select tenant, r.external_id, r.trace_id
+    from unnest(traces) as r
+    where r.external_id is not null
+    order by r.external_id
+    on conflict do nothing;
     if exists (
         select from tracedb.trace_ids as m
         where m.tenant_id = tenant and m.external_id = any(trace_keys)
+    ) or exists (
+        select from unnest(traces) as r
+        join tracedb.trace_ids as m using (external_id)
+        where m.tenant_id = tenant and m.trace_id <> r.trace_id
     ) then
         raise exception using errcode = 'TD003', message = 'trace_id: means another trace';
     end if;

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from datetime import timedelta
@@ -18,10 +18,10 @@ from psycopg import sql
 from records import NOON, at, one_of_each, span, trace, trace_id
 from servers import as_role
 from test_bad_records import BAD
-from tracedb import Receipt, queries, storing
+from tracedb import Receipt, connect_async, queries, storing
 from tracedb.bulk import Layout
 from tracedb.query import run
-from tracedb.records import batches
+from tracedb.records import as_json, batches
 
 Conn = psycopg.Connection[Any]
 Records = Sequence[Any]
@@ -115,6 +115,16 @@ PLAIN: dict[str, Records] = {
     "a vector": [one_of_each()[4] | {"request_embedding": [0.1, -2, 0.0023064255, 1e-5]}],
     "lists of names": [one_of_each()[2] | {"intelligence_functions": ["a,b", '"', "", "{}"]}],
     "events": [event(), event("cost_event"), event("agent_execution", trace_id=trace_id())],
+    "keyed events": [
+        event(event_id=None, event_key="order 7"),
+        event("cost_event", event_id=None, event_key="order 7"),
+        event("agent_execution", event_id="{5F0C9A7E-0000-4000-8000-000000000001}"[1:-1]),
+    ],
+    "a request id": [
+        trace(external_id="req-7"),
+        span(),
+        trace(trace_id=trace_id("b"), external_id="é"),
+    ],
     "nested traces": [
         trace(),
         trace(
@@ -131,7 +141,7 @@ PLAIN: dict[str, Records] = {
 @pytest.mark.parametrize("case", PLAIN)
 def test_rows_are_what_ingest_makes_of_the_records(conn: Conn, layout: Layout, case: str) -> None:
     batch = PLAIN[case]
-    texts = [json.dumps(record) for record in batch]
+    texts = [as_json(record).encode() for record in batch]
 
     def by_texts(conn: Conn, batch: Records) -> Receipt:
         found = layout.rows_of_texts(texts, TENANT)
@@ -142,6 +152,53 @@ def test_rows_are_what_ingest_makes_of_the_records(conn: Conn, layout: Layout, c
     expected = outcome(conn, [batch, batch], by_ingest)
     assert outcome(conn, [batch, batch], by_rows) == expected
     assert outcome(conn, [batch, batch], by_texts) == expected
+
+
+def test_a_request_id_that_means_another_trace_is_seen(conn: Conn) -> None:
+    first = [trace(external_id="req-7")]
+    other = [trace(trace_id=trace_id("b"), external_id="req-7"), span(trace_id=trace_id("b"))]
+
+    expected = outcome(conn, [first, other, [span(2, trace_id=trace_id("b"))]], by_ingest)
+    assert outcome(conn, [first, other, [span(2, trace_id=trace_id("b"))]], by_rows) == expected
+    assert outcome(conn, [[*first, *other]], by_rows) == outcome(
+        conn, [[*first, *other]], by_ingest
+    )
+
+
+def test_a_large_batch_is_stored_as_a_small_one_is(conn: Conn) -> None:
+    """In pieces, each of which has its traces whole."""
+    ids = [trace_id(f"t{n}") for n in range(300)]
+    batch = [
+        *(span(n, trace_id=id) for id in ids for n in (1, 2)),
+        *(trace(trace_id=id.upper()) for id in ids),
+        event(),
+    ]
+    # one is seen here, the other by the server
+    bad = [[*batch[:-1], span(3, cost_usd=-1)], [*batch[:-1], span(3, status="odd")]]
+    parts = [batch[::7], batch, *bad]
+
+    with as_role(conn, "tracedb_app", TENANT):
+        assert outcome(conn, parts, by_rows) == outcome(conn, parts, by_ingest)
+        # what is there already, and in a transaction
+        assert by_rows(conn, batch).inserted == len(batch)
+        assert by_rows(conn, batch).duplicates == len(batch)
+
+
+async def ingested(dsn: str, batch: Records) -> list[Receipt]:
+    async with await connect_async(dsn) as db:
+        ours = db.tenant(TENANT)
+        return [await ours.ingest(batch), await ours.ingest(batch[:-1])]
+
+
+def test_a_large_batch_over_asyncio(database: str) -> None:
+    batch = [span(n, trace_id=trace_id(f"t{n}")) for n in range(1, 1000)]
+
+    bad, again = asyncio.run(
+        ingested(f"{database} options='-c role=tracedb_app'", [*batch, span(1, status="odd")])
+    )
+
+    assert (bad.received, bad.inserted, len(bad.rejected)) == (1000, 999, 1)
+    assert again == Receipt(999, duplicates=999)
 
 
 @pytest.mark.parametrize("case", BAD)
@@ -169,7 +226,13 @@ COSTS = (
 )
 RUNS = {"ended_at": TIMES | st.none(), "status": STATUSES, "name": LABELS}
 PART = {"trace_id": IDS, "span_id": SPANS, "started_at": TIMES, "input": DOCUMENTS, **RUNS}
-EVENT = {"event_id": IDS, "occurred_at": TIMES, "trace_id": IDS | st.none(), "metadata": OBJECTS}
+EVENT = {
+    "event_id": IDS,
+    "event_key": LABELS,
+    "occurred_at": TIMES,
+    "trace_id": IDS | st.none(),
+    "metadata": OBJECTS,
+}
 FIELDS: dict[str, dict[str, st.SearchStrategy[Any]]] = {
     "trace": {
         "trace_id": IDS,
@@ -178,6 +241,7 @@ FIELDS: dict[str, dict[str, st.SearchStrategy[Any]]] = {
         "duration_ms": st.integers(0, 5000) | st.none(),
         "parent_trace_id": IDS | st.none(),
         "user_id": LABELS,
+        "external_id": st.sampled_from([None, None, "req-1", "req-2"]),
         "intent": DOCUMENTS,
         "context": OBJECTS,
         "cost_usd": COSTS,

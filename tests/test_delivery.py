@@ -14,11 +14,17 @@ import pytest
 import tracedb
 from proxy import proxy
 from records import span, trace_id
+from tracedb.lanes import Slab
 from tracedb.records import as_json
 from writers import dead_letters, losses, names, save, wait_until, writer
 
-# Wraps the function that stores, so that a record can do harm there.
+# Wraps the function that stores, so that a record can do harm there; there is no other.
 SABOTAGE = """
+do $$ begin
+    execute (
+        select 'drop function ' || p.oid::regprocedure
+        from pg_proc as p where p.proname = 'store_rows');
+end $$;
 alter function tracedb.ingest_from(uuid, bigint[], json, uuid) rename to ingest_from_;
 create function tracedb.ingest_from(writer_id uuid, numbers bigint[], batch json, tenant_id uuid)
 returns jsonb language plpgsql as $$
@@ -61,6 +67,44 @@ def without(dsn: str, change: str, undo: str) -> Iterator[None]:
 
 def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.name == "tracedb"]
+
+
+def test_records_travel_as_rows(database: str, tenant: UUID) -> None:
+    with (
+        without(
+            database,
+            "alter function tracedb.ingest_from rename to elsewhere",
+            "alter function tracedb.elsewhere rename to ingest_from",
+        ),
+        writer(database, tenant) as ours,
+    ):
+        made = ours.save_trace(request_id="req-7", prompt={"text": "Is it?"})
+        ours.save_span(trace_id=made, operation_type="llm", name="a", cost_usd=0.1)
+        ours.log_platform_event("login", "security", event_key="k-1")
+        assert ours.flush_all(30)
+        assert ours.stats().stored == 3
+
+    (report,) = losses(database, tenant)
+    assert (report.stored, report.missing, report.repeated) == (3, 0, 0)
+    with tracedb.connect(database) as db:
+        assert db.tenant(tenant).find_trace("req-7") == made
+
+
+def test_a_number_that_is_settled_is_not_stored_again(database: str, tenant: UUID) -> None:
+    with writer(database, tenant) as ours:
+        save(ours, "a")
+        assert ours.flush_all(30)
+        (lane,) = ours._backlog.own_lanes()
+        lane.highest = 2
+        texts = [as_json(span(n, name="again")).encode() for n in (1, 2)]
+        # the first alone, and then with one that is not settled
+        assert ours._link.deliver(lane, [(1, texts[0], Slab())], [], False) == 0
+        assert names(database, tenant) == ["a"]
+        batch = [(1, texts[0], Slab()), (2, texts[1], Slab())]
+        assert ours._link.deliver(lane, batch, [], False) == 0
+
+    (report,) = losses(database, tenant)
+    assert (report.accepted, report.stored, report.repeated) == (2, 2, 2)
 
 
 @pytest.mark.usefixtures("sabotage")

@@ -360,8 +360,8 @@ TROUBLES: dict[str, tuple[str, str]] = {
         "alter table tracedb.elsewhere rename to platform_events",
     ),
     "function missing": (
-        "alter function tracedb.ingest_from rename to elsewhere",
-        "alter function tracedb.elsewhere rename to ingest_from",
+        "alter function tracedb.record_delivery rename to elsewhere",
+        "alter function tracedb.elsewhere rename to record_delivery",
     ),
     "read-only": (
         f"alter role {LOGIN} set default_transaction_read_only = on",

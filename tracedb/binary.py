@@ -1,6 +1,6 @@
 """Values in PostgreSQL's binary format, as fields of a row; what cannot be one for sure is refused.
 
-A field is a length and the value's bytes, in a row of an array with the type's OID before them.
+A field is a length and the value's bytes; in a row of an array the type's OID comes before them.
 """
 
 from __future__ import annotations
@@ -8,12 +8,13 @@ from __future__ import annotations
 import json
 import re
 import struct
-from collections.abc import Callable, Set
-from datetime import UTC, datetime
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
+from tracedb.recorder import id_at
 from tracedb.records import plain_json
 
 Encoder = Callable[[Any], bytes]
@@ -21,6 +22,7 @@ Encoder = Callable[[Any], bytes]
 DAY = 86_400_000_000  # in microseconds, as all times here
 
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
 _UNIX_EPOCH = 946_684_800_000_000
 _TIME = re.compile(
     r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d([.]\d{1,6})?(Z|[+-](0\d|1[0-5]):\d\d)", re.ASCII
@@ -30,6 +32,10 @@ _NUMBER = re.compile(r"(\d{1,30})(?:[.](\d{1,30}))?", re.ASCII)
 # NUL characters, and surrogates that may be alone
 _UNSTORABLE = re.compile(r"\\u(0000|d[89a-f])", re.I)
 _LENGTH = struct.Struct(">i").pack
+_INTEGERS = {"int4": (4, "i"), "int8": (8, "q")}
+NULL = _LENGTH(-1)
+# by the number of digits
+_NUMERIC = [struct.Struct(f">hhHH{count}H").pack for count in range(17)]
 # A label is likely to come again, a longer text is not; many labels are forgotten together.
 _LABEL_LENGTH = 64
 _LABELS = 10_000
@@ -41,24 +47,12 @@ class Doubtful(Exception):
     """Not for sure what the server would make of this value; `tracedb.ingest` decides."""
 
 
-class JsonText(str):
-    """The text of a JSON document, checked to be one."""
-
-    __slots__ = ()
-
-
-class JsonNumber(str):
-    """The text of a JSON number with a fraction or an exponent, checked to be one."""
-
-    __slots__ = ()
-
-
 def microseconds(value: object) -> int:
     """A time as PostgreSQL counts it, from 2000."""
     if type(value) is str:
         at = datetime.fromisoformat(value)
         # most are spelled as Python does it in UTC; any other spelling the server must know too
-        usual = value.endswith("+00:00") and at.isoformat() == value
+        usual = len(value) == 32 and value[4:20:3] == "--T::." and value.endswith("+00:00")
         if not usual and not _TIME.fullmatch(value):
             raise Doubtful
     elif type(value) is datetime:
@@ -67,8 +61,7 @@ def microseconds(value: object) -> int:
             raise Doubtful
     else:
         raise Doubtful
-    since = at - _EPOCH
-    return (since.days * 86400 + since.seconds) * 1_000_000 + since.microseconds
+    return (at - _EPOCH) // _MICROSECOND
 
 
 def uuid(value: object) -> bytes:
@@ -79,16 +72,23 @@ def uuid(value: object) -> bytes:
     raise Doubtful
 
 
-def uuid7(value: object) -> bytes:
-    found = uuid(value)
-    if found[6] >> 4 != 7 or found[8] >> 6 != 2:
-        raise Doubtful
-    return found
+def is_id(value: str) -> bool:
+    """Whether a text may be an id of 128 bits."""
+    return _UUID.fullmatch(value) is not None
+
+
+def is_uuid7(found: bytes) -> bool:
+    return found[6] >> 4 == 7 and found[8] >> 6 == 2
 
 
 def uuid_time(found: bytes) -> int:
     """The time in a UUIDv7, as `microseconds` gives it."""
     return int.from_bytes(found[:6], "big") * 1000 - _UNIX_EPOCH
+
+
+def uuid_from_key(time: int, key: str) -> bytes:
+    """As `tracedb.uuid_from_key`, for a time as `microseconds` gives it."""
+    return bytes.fromhex(id_at((time + _UNIX_EPOCH) // 1000, key))
 
 
 def span_id(value: object) -> bytes:
@@ -124,7 +124,7 @@ def boolean(value: object) -> bytes:
 
 
 def double(value: object) -> bytes:
-    if type(value) not in (int, float, JsonNumber):
+    if type(value) not in (int, float):
         raise Doubtful
     # + 0.0: JSON's -0.0 is 0 to the server
     return struct.pack(">d", float(value) + 0.0)  # type: ignore[arg-type]
@@ -132,7 +132,7 @@ def double(value: object) -> bytes:
 
 def numeric(value: object) -> bytes:
     kind = type(value)
-    if kind not in (str, JsonNumber, int, float, Decimal):
+    if kind not in (str, int, float, Decimal):
         raise Doubtful
     spelled = str(value)
     found = _NUMBER.fullmatch(spelled)
@@ -144,14 +144,18 @@ def numeric(value: object) -> bytes:
         raise Doubtful
     whole, fraction = found[1], found[2] or ""
     # digits to the base of 10,000, counted from the point
-    groups = -(-len(whole) // 4)
-    padded = whole.zfill(groups * 4) + fraction + "0" * (-len(fraction) % 4)
-    digits = [int(padded[n : n + 4]) for n in range(0, len(padded), 4)]
-    return struct.pack(f">hhHH{len(digits)}H", len(digits), groups - 1, 0, len(fraction), *digits)
+    groups = -(-len(fraction) // 4)
+    rest = int(whole + fraction.ljust(groups * 4, "0"))
+    digits = []
+    while rest:
+        rest, digit = divmod(rest, 10_000)
+        digits.append(digit)
+    count = len(digits)
+    return _NUMERIC[count](count, count - 1 - groups, 0, len(fraction), *reversed(digits))
 
 
 def jsonb(value: object) -> bytes:
-    written = str(value) if type(value) in (JsonText, JsonNumber) else plain_json(value)
+    written = plain_json(value)
     if "\\u" in written and _UNSTORABLE.search(written):
         raise Doubtful
     if len(written) > _OPENINGS and written.count("{") + written.count("[") > _OPENINGS:
@@ -162,7 +166,7 @@ def jsonb(value: object) -> bytes:
 def vector(value: object) -> bytes:
     if type(value) is not list or not 1 <= len(value) <= 16_000:
         raise Doubtful
-    if any(type(item) not in (int, float, JsonNumber) for item in value):
+    if any(type(item) not in (int, float) for item in value):
         raise Doubtful
     doubles = [float(item) + 0.0 for item in value]
     form = struct.Struct(f">{len(doubles)}f")
@@ -177,90 +181,105 @@ def vector(value: object) -> bytes:
     return struct.pack(">HH", len(doubles), 0) + packed
 
 
-_INTEGERS = {"int4": 4, "int8": 8}
+def json_object(value: object) -> bytes:
+    if type(value) is not dict:
+        raise Doubtful
+    return jsonb(value)
+
+
+def text_set(value: object) -> bytes:
+    """A text[] in order and without repetitions."""
+    if type(value) is not list:
+        raise Doubtful
+    return texts(sorted(set(value)))
+
+
 ENCODERS: dict[str, Encoder] = {
     "uuid": uuid,
     "bytea": span_id,
     "text": text,
     "_text": texts,
-    "timestamptz": lambda value: struct.pack(">q", microseconds(value)),
+    "set": text_set,
     "bool": boolean,
     "float8": double,
     "numeric": numeric,
     "jsonb": jsonb,
+    "object": json_object,
     "vector": vector,
 }
 
 
-def field(head: bytes, type_: str) -> Encoder:
-    """What makes the whole field of a value: `head` (the OID), length and bytes."""
-    if type_ in _INTEGERS:
+def field(form: str, empty: bytes = NULL) -> Encoder:
+    """What makes the field of a value: its length and its bytes; `empty` if there is none."""
+    if form in _INTEGERS:
         # the most frequent, in one step
-        size = _INTEGERS[type_]
-        pack = struct.Struct(f">{len(head)}si{'q' if size == 8 else 'i'}").pack
+        size, letter = _INTEGERS[form]
+        pack = struct.Struct(f">i{letter}").pack
 
         def integer(value: Any) -> bytes:
-            if type(value) is not int:
-                raise Doubtful
-            return pack(head, size, value)
+            if type(value) is int:
+                return pack(size, value)
+            if value is None:
+                return empty
+            raise Doubtful
 
         return integer
 
-    encode = ENCODERS[type_]
+    encode = ENCODERS["jsonb" if form == "intent" else form]
 
     def encoded(value: Any) -> bytes:
+        if value is None:
+            return empty
         data = encode(value)
-        return b"%b%b%b" % (head, _LENGTH(len(data)), data)
+        return _LENGTH(len(data)) + data
 
-    return encoded
+    def intent(value: Any) -> bytes:
+        found = encoded(value)
+        # what says nothing is not stored
+        return empty if found[4:] in (b"\1[]", b"\1false") else found
+
+    return intent if form == "intent" else encoded
 
 
-class Labels(dict[str, bytes]):
+def text_field(value: object) -> bytes:
+    data = text(value)
+    return _LENGTH(len(data)) + data
+
+
+class Labels(dict[str | None, bytes]):
     """The fields of short texts that come again and again."""
 
-    def __init__(self, head: bytes) -> None:
-        self._encode = field(head, "text")
+    def __init__(self) -> None:
+        self[None] = NULL
 
     def __missing__(self, value: str) -> bytes:
-        found = self._encode(value)
+        found = text_field(value)
         if len(value) <= _LABEL_LENGTH:
             if len(self) == _LABELS:
                 self.clear()
+                self[None] = NULL
             self[value] = found
         return found
 
 
-def _number(spelled: str) -> JsonNumber:
-    if len(spelled) > 60 or not -300 < Decimal(spelled).adjusted() < 300:
+def _float(spelled: str) -> float:
+    """A fraction that is written in JSON just as it was read."""
+    value = float(spelled)
+    if repr(value) != spelled:
         raise Doubtful
-    return JsonNumber(spelled)
+    return value
 
 
 def _constant(name: str) -> None:
     raise Doubtful
 
 
-_SCAN = json.JSONDecoder(parse_float=_number, parse_constant=_constant).scan_once  # type: ignore[attr-defined]
-_KEY = re.compile(r'\s*"([a-z_]+)"\s*:\s*')
+_DECODE = json.JSONDecoder(parse_float=_float, parse_constant=_constant).decode
 
 
-def parsed(record: str, lists: Set[str]) -> dict[str, Any]:
-    """A record from its JSON text: objects and arrays as `JsonText`, but for these lists."""
-    found: dict[str, Any] = {}
-    end = 0
-    if not record.startswith("{"):
-        raise Doubtful
-    while record[end] != "}":
-        key = _KEY.match(record, end + 1)
-        if key is None:
-            raise Doubtful
-        start = key.end()
-        value, end = _SCAN(record, start)
-        if isinstance(value, dict | list) and key[1] not in lists:
-            value = JsonText(record[start:end])
-        found[key[1]] = value
-        if record[end] not in ",}":
-            raise Doubtful
-    if end != len(record) - 1:
+def parsed(record: bytes) -> dict[str, Any]:
+    """A record from its JSON text, such as `records.as_json` writes it."""
+    found = _DECODE(record.decode())
+    if type(found) is not dict:
         raise Doubtful
     return found

@@ -8,7 +8,7 @@ as `tracedb.complete_record` does, and what becomes of rows that exist already i
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any, NamedTuple
@@ -19,26 +19,36 @@ from psycopg.adapt import Buffer, Dumper, PyFormat
 from psycopg.pq import Format
 
 from tracedb import binary
-from tracedb.binary import DAY, Doubtful, Encoder, JsonText, Labels, microseconds
+from tracedb.binary import DAY, NULL, Doubtful, Encoder, Labels, microseconds
 from tracedb.columns import ARRAYS, COLUMNS, DEFAULTS, TYPES
 from tracedb.records import Record
 
-# Fields with a rule of their own (None below), and columns that are the server's.
-_APART = frozenset(
-    (
-        *("tenant_id", "trace_id", "root_trace_id", "parent_trace_id", "span_id"),
-        *("event_id", "kind", "content", "content_type", "recorded_at", "occurred_at"),
-        *("started_at", "ended_at", "duration_ms", "duration_us", "status"),
-        *("intent", "context", "tags", "doc_sources", "external_id"),
-    )
-)
+# The columns that more is done about than to encode a field, in the order in which it is done. The
+# start of a run brings the next two with it, its end and its duration.
+_PART = ("trace_id", "span_id", "status", "started_at")
+_EVENT = ("event_id", "event_key", "occurred_at", "trace_id")
+_MADE = {
+    "execution_traces": (
+        *("trace_id", "root_trace_id", "parent_trace_id", "external_id"),
+        *("status", "started_at"),
+    ),
+    "agent_routing_decisions": _PART,
+    "hook_executions": _PART,
+    "endpoint_calls": _PART,
+    "llm_spans": _PART,
+    "trace_payloads": ("trace_id", "span_id", "kind", "content", "content_type", "recorded_at"),
+    "platform_events": _EVENT,
+    "tenant_cost_events": _EVENT,
+    "agent_executions": _EVENT,
+}
+_WITH_START = ("ended_at", "duration_ms", "duration_us")
 # What a role that row-level security leaves alone copies into the tables. Traces may need merging,
 # and texts the server's hand.
 _COPIED = frozenset(ARRAYS) - {"traces", "stubs", "payloads", "texts"}
 _COPY_HEAD = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 _COPY_END = b"\xff\xff"
-# Fields that are no columns: every record's, and texts.
-_NO_COLUMNS = ("type", "external_id")
+# Fields that every record may have, and need not be columns.
+_COMMON = ("type", "tenant_id", "external_id")
 _TEXTS = {
     "execution_traces": ("prompt", "response"),
     **dict.fromkeys(
@@ -49,26 +59,24 @@ _TEXTS = {
 _OF_SERVER = frozenset({"created_at", "updated_at", "price_id", "computed_cost_usd", "provisional"})
 # Texts that come again only by chance.
 _LONG = frozenset({"reason", "error_message", "status_message", "script"})
-# Arrays that are no JSON documents.
-_LISTS = frozenset({"tags", "doc_sources", "intelligence_functions", "request_embedding"})
-_NO_SPAN = bytes(8)
+# Columns of traces with a form of their own: see tracedb.report_of.
+_FORMS = {"intent": "intent", "context": "object", "tags": "set", "doc_sources": "set"}
 # as tracedb.store_traces would leave it
 _STUB = b'\1{"status": 0, "started_at": 0}'
 # JSON may spell a byte with six, and the server refuses a record of more than 20 MiB.
 _MOST_RECORD_BYTES = 3 * 1024 * 1024
 _LONGEST = 10**16  # microseconds
+# So many sets of fields are remembered of a table.
+_SHAPES = 1000
 _OIDS = {
     **{"bool": 16, "bytea": 17, "int8": 20, "int4": 23, "text": 25, "float8": 701, "_text": 1009},
     **{"timestamptz": 1184, "numeric": 1700, "uuid": 2950, "jsonb": 3802},
 }
 _length = struct.Struct(">i").pack
-_time = struct.Struct(">q").pack
-_UUID = struct.pack(">Ii", _OIDS["uuid"], 16)
-_SPAN = struct.pack(">Ii", _OIDS["bytea"], 8)
-_TIME = struct.pack(">Ii", _OIDS["timestamptz"], 8)
-_INT8 = struct.pack(">Ii", _OIDS["int8"], 8)
-_JSONB = struct.pack(">I", _OIDS["jsonb"])
-_NULL = _length(-1)
+_time = struct.Struct(">iq").pack
+_UUID = _length(16)
+_SPAN = _length(8)
+_NO_SPAN = _SPAN + bytes(8)
 # What a value of another kind makes the functions here and in tracedb/binary.py raise.
 _DOUBTS = (
     *(Doubtful, LookupError, TypeError, ValueError, AttributeError, ArithmeticError),
@@ -113,60 +121,133 @@ class Rows:
     """What is to be copied besides, `copied` records: tables, their columns and the data."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Shape:
+    """How the records of a table that have the same fields become rows."""
+
+    # of each field, in the record's order; None: it is not simply encoded
+    encoders: tuple[Encoder | None, ...]
+    # The row, with gaps for what was made and what was encoded; `arrange` puts that in order.
+    template: bytes
+    arrange: Callable[[tuple[bytes, ...]], tuple[bytes, ...]]
+    texts: tuple[str, ...]
+    # Whether it says of which tenant or foreign id it is.
+    claims: bool
+
+    def row(self, made: Sequence[bytes], fields: Sequence[bytes]) -> bytes:
+        row = self.template % self.arrange((*made, *fields))
+        if len(row) > _MOST_RECORD_BYTES:
+            raise Doubtful
+        return row
+
+
 class _Table:
-    """How the rows of a table are written: the place of each field, and the row without any."""
+    """How the rows of a table are written: as elements of an array, or as lines of COPY."""
 
-    def __init__(
-        self,
-        columns: str,
-        texts: Sequence[str],
-        oids: Mapping[str, int],
-        row_oid: int,
-        array_oid: int,
-    ) -> None:
-        self.texts = texts
-        # number of columns, tenant_id, the id, the span's id, the first letter of the kind
-        self._key = itemgetter(
-            slice(36 if " span_id" not in columns else 61 if "kind" in columns else 52)
-        )
-        self._row_oid = row_oid
-        self._array_oid = array_oid
+    def __init__(self, name: str, columns: str, vector_oid: int, *, copied: bool) -> None:
+        if copied:
+            # the server's columns at the end have defaults
+            columns = columns[: columns.index(", created_at")]
         pairs = [column.split(" ") for column in columns.split(", ")]
-        self.empty = [_length(len(pairs))]
-        # the server's columns at the end are not copied
-        reported = columns[: columns.index(", created_at")].split(", ")
-        self.copied = [column.split(" ")[0] for column in reported]
-        self.copy_count = struct.pack(">h", len(self.copied))
-        self.place: dict[str, int] = {}
-        self.encoders: dict[str, Encoder] = {}
-        for place, (name, type_) in enumerate(pairs, start=1):
-            head = struct.pack(">I", oids[type_])
-            if type_ == "text" and name not in _LONG:
-                encode: Encoder = Labels(head).__getitem__
-            else:
-                encode = binary.field(head, type_)
-            self.place[name] = place
-            self.encoders[name] = encode
-            default = DEFAULTS.get(name)
-            self.empty.append(head + _NULL if default is None else encode(default))
-        self.started_at = self.place.get("started_at", 0)
-        self.duration = "duration_us" if "duration_us" in self.place else "duration_ms"
-        self.unit = 1 if self.duration == "duration_us" else 1000
-        self.status = self.place.get("status", 0)
-        self.labels = Labels(struct.pack(">I", oids["text"]))
-        self.fields: dict[str, tuple[int, Encoder] | None] = {
-            name: None if name in _APART else (self.place[name], encode)
-            for name, encode in self.encoders.items()
-            if name not in _OF_SERVER
+        self.columns = [column for column, _ in pairs]
+        oids = _OIDS | {"vector": vector_oid}
+        self._heads = {
+            column: b"" if copied else struct.pack(">I", oids[type_]) for column, type_ in pairs
         }
-        self.fields |= dict.fromkeys((*_NO_COLUMNS, *texts))
+        self._count = struct.pack(">h" if copied else ">i", len(pairs))
+        self._made = ("tenant_id", *_MADE[name]) if copied else _MADE[name]
+        self._texts = _TEXTS.get(name, ())
+        run = [column for column in _WITH_START if column in self.columns]
+        self._empty: dict[str, bytes] = {}
+        self._encoders: dict[str, Encoder | None] = dict.fromkeys(
+            (*_COMMON, *self._texts, *_MADE[name], *run)
+        )
+        for column, type_ in pairs:
+            default = DEFAULTS.get(column)
+            empty = NULL if default is None else binary.field(type_)(default)
+            self._empty[column] = empty
+            if column in self._encoders or column in _OF_SERVER:
+                continue
+            if type_ == "text" and column not in _LONG:
+                self._encoders[column] = Labels().__getitem__
+            else:
+                self._encoders[column] = binary.field(_FORMS.get(column, type_), empty)
+        self._shapes: dict[tuple[str, ...], _Shape] = {}
+        self.label = Labels().__getitem__
+        if run:
+            _, self._duration = run
+            self._unit = 1 if self._duration == "duration_us" else 1000
+            self._run_heads = [self._heads[column] for column in run]
+            head = f"{len(self._run_heads[0])}s"
+            self._run = struct.Struct(f">iq{head}iq{head}iq").pack
 
-    def array(self, rows: list[bytes]) -> Array:
-        """The rows, sorted by their key; those of one key stay in the order they came in."""
-        pieces = [struct.pack(">iiIii", 1, 0, self._row_oid, len(rows), 1)]
-        for row in sorted(rows, key=self._key):
-            pieces += (_length(len(row)), row)
-        return Array(self._array_oid, b"".join(pieces))
+    def shape(self, names: tuple[str, ...]) -> _Shape:
+        found = self._shapes.get(names)
+        if found is None:
+            if len(self._shapes) == _SHAPES:
+                self._shapes.clear()
+            encoders = tuple(self._encoders[name] for name in names)
+            encoded = [
+                name for name, encode in zip(names, encoders, strict=True) if encode is not None
+            ]
+            found = self._shapes[names] = _Shape(
+                encoders,
+                *self._template((*self._made, *encoded)),
+                tuple(kind for kind in self._texts if kind in names),
+                "tenant_id" in names or "external_id" in names,
+            )
+        return found
+
+    def stub(self, trace_id: bytes, begun: int) -> bytes:
+        """The row of a trace that only parts are known of."""
+        template, arrange = self._template(("trace_id", "status", "started_at", "provisional"))
+        provisional = _length(len(_STUB)) + _STUB
+        return template % arrange((trace_id, *self.run({}, begun), provisional))
+
+    def _template(
+        self, given: Sequence[str]
+    ) -> tuple[bytes, Callable[[tuple[bytes, ...]], tuple[bytes, ...]]]:
+        """The row with gaps for these columns, and what arranges their values."""
+        template = [self._count]
+        order = []
+        columns = iter(self.columns)
+        for column in columns:
+            template.append(self._heads[column].replace(b"%", b"%%"))
+            if column in given:
+                template.append(b"%b")
+                order.append(given.index(column))
+            else:
+                template.append(self._empty[column].replace(b"%", b"%%"))
+            if column == "started_at":
+                next(columns)
+                next(columns)
+        return b"".join(template), itemgetter(*order)
+
+    def run(self, record: Record, start: int) -> tuple[bytes, bytes]:
+        """The status, and the three fields of the times.
+
+        The end is made of the duration or the duration of the end; without both it still runs.
+        """
+        end = record.get("ended_at")
+        duration = record.get(self._duration)
+        status = record.get("status")
+        if end is not None:
+            end = microseconds(end)
+        if duration is not None:
+            if type(duration) is not int or not 0 <= duration * self._unit < _LONGEST:
+                raise Doubtful
+            if end is None:
+                end = start + duration * self._unit
+        elif end is not None:
+            duration = max((end - start + self._unit // 2) // self._unit, 0)
+        ended, lasted = self._run_heads
+        if end is None:
+            times = b"".join((_time(8, start), ended, NULL, lasted, NULL))
+        else:
+            times = self._run(8, start, ended, 8, end, lasted, 8, duration)
+        if status is None:
+            status = "running" if end is None else "ok"
+        return self.label(status), times
 
 
 class Layout:
@@ -183,33 +264,37 @@ class Layout:
         self.may_copy = all(row["may_copy"] for row in found)
         # how many portions are not to be copied
         self.copy_pause = 0
-        self._tables = {
-            row["table_name"]: _Table(
-                row["columns"],
-                _TEXTS.get(row["table_name"], ()),
-                _OIDS | {"vector": row["vector_oid"]},
-                row["row_oid"],
-                row["array_oid"],
-            )
-            for row in found
-        }
+        self._oids = {row["table_name"]: (row["row_oid"], row["array_oid"]) for row in found}
+        self._tables, self._copied = (
+            {
+                row["table_name"]: _Table(
+                    row["table_name"], row["columns"], row["vector_oid"], copied=copied
+                )
+                for row in found
+            }
+            for copied in (False, True)
+        )
 
     def rows(self, records: Iterable[Record], tenant_id: UUID, copies: bool = False) -> Rows | None:
         """The records as rows; None if only `tracedb.ingest` can tell what they mean.
 
         With `copies` most of them are left to `copy`, which row-level security forbids.
         """
-        batch = _Batch(self._tables, tenant_id, copies)
+        tables = {
+            array: (self._copied if copies and array in _COPIED else self._tables)[table]
+            for array, table in ARRAYS.items()
+        }
+        batch = _Batch(tables, tenant_id, _COPIED if copies else frozenset())
         try:
             for record in records:
                 batch.add(record)
-            return batch.rows()
+            return batch.rows(self._oids)
         except _DOUBTS:
             return None
 
-    def rows_of_texts(self, texts: Iterable[str], tenant_id: UUID) -> Rows | None:
+    def rows_of_texts(self, texts: Iterable[bytes], tenant_id: UUID) -> Rows | None:
         """`rows` of records given as their JSON texts."""
-        return self.rows((binary.parsed(text, _LISTS) for text in texts), tenant_id)
+        return self.rows((binary.parsed(text) for text in texts), tenant_id)
 
 
 class _Id(NamedTuple):
@@ -222,7 +307,9 @@ class _Ids(dict[object, _Id]):
     """Trace ids by their spelling: as a field, the time in it, and as `tracedb.external_key`."""
 
     def __missing__(self, spelled: object) -> _Id:
-        raw = binary.uuid7(spelled)
+        raw = binary.uuid(spelled)
+        if not binary.is_uuid7(raw):
+            raise Doubtful
         found = _Id(_UUID + raw, binary.uuid_time(raw), raw.hex())
         self[spelled] = found
         return found
@@ -238,207 +325,169 @@ class _Ids(dict[object, _Id]):
 class _Batch:
     """Records on their way to being rows."""
 
-    def __init__(self, tables: Mapping[str, _Table], tenant_id: UUID, copies: bool) -> None:
+    def __init__(
+        self, tables: Mapping[str, _Table], tenant_id: UUID, copied: frozenset[str]
+    ) -> None:
         self._tenant_id = str(tenant_id)
-        self._tenant_field = _length(16) + tenant_id.bytes
-        self._copied = _COPIED if copies else frozenset()
+        self._tenant = _UUID + tenant_id.bytes
+        self._copied = copied
         self._received = 0
         self._ids = _Ids()
-        self._tables = {array: tables[table] for array, table in ARRAYS.items()}
+        self._tables = tables
         self._rows: dict[str, list[bytes]] = {array: [] for array in ARRAYS}
         self._kinds = {
             type_: (
-                self._tables[array],
-                self._rows[array],
-                array in self._copied,
-                _FINISHERS.get(type_, _Batch._finish_part),
+                tables[array],
+                self._rows[array].append,
+                (self._tenant,) if array in copied else (),
+                _MAKERS.get(type_, _Batch._part),
             )
             for type_, (array, _) in TYPES.items()
         }
+        self._texts = tables["texts"]
         self._reported: set[bytes] = set()
         # when the earliest part of each trace began
         self._begun: dict[bytes, int] = {}
 
     def add(self, record: Record) -> None:
-        table, rows, copied, finish = self._kinds[record["type"]]
-        row = table.empty.copy()
-        fields = table.fields
-        for name, value in record.items():
-            field = fields[name]
-            if field is not None and value is not None:
-                row[field[0]] = field[1](value)
-        finish(self, record, row, table)
-        if record.get("external_id") is not None:
-            raise Doubtful
+        table, keep, tenant, make = self._kinds[record["type"]]
+        shape = table.shape(tuple(record))
+        fields = [
+            encode(value)
+            for encode, value in zip(shape.encoders, record.values(), strict=True)
+            if encode is not None
+        ]
+        if shape.claims:
+            self._check(record)
+        keep(shape.row((*tenant, *make(self, record, table, shape)), fields))
+        self._received += 1
+
+    def rows(self, oids: Mapping[str, tuple[int, int]]) -> Rows:
+        if self._rows["payloads"] and self._rows["texts"]:
+            # one may be given as both, and only the former counts
+            payloads = set(map(_PLACES["trace_payloads"], self._rows["payloads"]))
+            if not payloads.isdisjoint(map(_PLACES["trace_payloads"], self._rows["texts"])):
+                raise Doubtful
+        for trace_id, begun in self._begun.items():
+            if trace_id not in self._reported:
+                self._rows["stubs"].append(self._tables["stubs"].stub(trace_id, begun))
+        arguments: dict[str, object] = dict.fromkeys(ARRAYS)
+        copies = []
+        for array, rows in self._rows.items():
+            table = ARRAYS[array]
+            if rows and array in self._copied:
+                data = b"".join([_COPY_HEAD, *sorted(rows), _COPY_END])
+                copies.append((table, self._tables[array].columns, data))
+            elif rows:
+                arguments[array] = _array(*oids[table], sorted(rows, key=_PLACES[table]))
+        arguments["trace_keys"] = [known.key for known in self._ids.values()]
+        copied = sum(len(self._rows[array]) for array in self._copied)
+        return Rows(self._received, arguments, copied, tuple(copies))
+
+    def _check(self, record: Record) -> None:
         tenant_id = record.get("tenant_id")
         if tenant_id is not None and str(tenant_id).lower() != self._tenant_id:
             raise Doubtful
-        if copied:
-            # without the types, and without the server's columns at the end
-            given = row[2 : len(table.copied) + 1]
-            row = [table.copy_count, self._tenant_field, *[field[4:] for field in given]]
-        written = b"".join(row)
-        if len(written) > _MOST_RECORD_BYTES:
+        if record.get("external_id") is not None and record["type"] != "trace":
             raise Doubtful
-        rows.append(written)
-        self._received += 1
 
-    def rows(self) -> Rows:
-        if self._rows["payloads"] and self._rows["texts"]:
-            # one may be given as both, and only the former counts
-            raise Doubtful
-        stub = self._tables["stubs"]
-        for trace_id, begun in self._begun.items():
-            if trace_id not in self._reported:
-                row = stub.empty.copy()
-                row[stub.place["trace_id"]] = trace_id
-                row[stub.place["status"]] = stub.encoders["status"]("running")
-                row[stub.place["started_at"]] = _TIME + _time(begun)
-                row[stub.place["provisional"]] = _JSONB + _length(len(_STUB)) + _STUB
-                self._rows["stubs"].append(b"".join(row))
-        arguments: dict[str, object] = {
-            array: self._tables[array].array(rows) if rows and array not in self._copied else None
-            for array, rows in self._rows.items()
-        }
-        arguments["trace_keys"] = [known.key for known in self._ids.values()]
-        copies = tuple(
-            (
-                ARRAYS[array],
-                self._tables[array].copied,
-                b"".join([_COPY_HEAD, *sorted(self._rows[array]), _COPY_END]),
-            )
-            for array in ARRAYS
-            if array in self._copied and self._rows[array]
-        )
-        copied = sum(len(self._rows[array]) for array in self._copied)
-        return Rows(self._received, arguments, copied, copies)
-
-    def _finish_trace(self, record: Record, row: list[bytes], table: _Table) -> None:
+    def _trace(self, record: Record, table: _Table, shape: _Shape) -> tuple[bytes, ...]:
         start = microseconds(record["started_at"])
         trace_id = self._ids.near(record["trace_id"], start)
-        place, encoders = table.place, table.encoders
-        row[place["trace_id"]] = trace_id
-        for name in ("parent_trace_id", "root_trace_id"):
-            if (value := record.get(name)) is not None:
-                row[place[name]] = self._ids.near(value, start)
-        # What says nothing is not stored, and sets are sorted: see tracedb.report_of.
-        for name in ("tags", "doc_sources"):
-            if (value := record.get(name)) is not None:
-                if type(value) is not list:
-                    raise Doubtful
-                row[place[name]] = encoders[name](sorted(set(value)))
-        if (value := record.get("context")) is not None:
-            if not (type(value) is dict or (type(value) is JsonText and value[0] == "{")):
-                raise Doubtful
-            row[place["context"]] = encoders["context"](value)
-        if (value := record.get("intent")) is not None:
-            written = encoders["intent"](value)
-            if not written.endswith((b"\1[]", b"\1false")):
-                row[place["intent"]] = written
-        self._complete(record, row, table, start)
+        above = [
+            NULL if value is None else self._ids.near(value, start)
+            for value in (record.get("root_trace_id"), record.get("parent_trace_id"))
+        ]
+        external_id = record.get("external_id")
+        if external_id is not None and binary.is_id(external_id):
+            # it may be that of another record
+            raise Doubtful
         self._reported.add(trace_id)
-        self._add_texts(record, table.texts, trace_id, _NO_SPAN, start)
+        self._add_texts(record, shape.texts, trace_id, _NO_SPAN, start)
+        return (trace_id, *above, table.label(external_id), *table.run(record, start))
 
-    def _finish_part(self, record: Record, row: list[bytes], table: _Table) -> None:
+    def _part(self, record: Record, table: _Table, shape: _Shape) -> tuple[bytes, ...]:
         start = microseconds(record["started_at"])
         trace_id = self._ids.near(record["trace_id"], start)
-        span_id = binary.span_id(record["span_id"])
-        row[2] = trace_id
-        row[3] = _SPAN + span_id
-        self._complete(record, row, table, start)
+        span_id = _SPAN + binary.span_id(record["span_id"])
         if start < self._begun.get(trace_id, _LONGEST):
             self._begun[trace_id] = start
-        self._add_texts(record, table.texts, trace_id, span_id, start)
+        if shape.texts:
+            self._add_texts(record, shape.texts, trace_id, span_id, start)
+        return (trace_id, span_id, *table.run(record, start))
 
-    def _finish_payload(self, record: Record, row: list[bytes], table: _Table) -> None:
+    def _payload(self, record: Record, table: _Table, shape: _Shape) -> tuple[bytes, ...]:
         at = microseconds(record["recorded_at"])
         trace_id = self._ids.near(record["trace_id"], at)
         given = record.get("span_id")
-        span_id = _NO_SPAN if given is None else binary.span_id(given)
-        content, content_type = record["content"], record.get("content_type")
-        if content_type is None:
-            content_type = "text/plain"
-        if type(content) is not str or type(content_type) is not str:
+        span_id = _NO_SPAN if given is None else _SPAN + binary.span_id(given)
+        if record["kind"] is None or record["content"] is None:
             raise Doubtful
-        row[1:] = self._payload(trace_id, span_id, record["kind"], content, content_type, at)
+        content_type = record.get("content_type")
         if at < self._begun.get(trace_id, _LONGEST):
             self._begun[trace_id] = at
+        return (
+            *(trace_id, span_id, table.label(record["kind"]), binary.text_field(record["content"])),
+            table.label("text/plain" if content_type is None else content_type),
+            _time(8, at),
+        )
 
-    def _finish_event(self, record: Record, row: list[bytes], table: _Table) -> None:
+    def _event(self, record: Record, table: _Table, shape: _Shape) -> tuple[bytes, ...]:
         at = microseconds(record["occurred_at"])
-        raw = binary.uuid7(record["event_id"])
-        if not -DAY <= binary.uuid_time(raw) - at <= DAY:
-            raise Doubtful
-        row[2] = _UUID + raw
-        row[4] = _TIME + _time(at)
-        if (value := record.get("trace_id")) is not None:
-            row[table.place["trace_id"]] = self._ids.near(value, at)
-
-    def _complete(self, record: Record, row: list[bytes], table: _Table, start: int) -> None:
-        """The end from the duration or the duration from the end; without both it still runs."""
-        end = record.get("ended_at")
-        unit = table.unit
-        duration = record.get(table.duration)
-        place = table.started_at
-        if end is not None:
-            end = microseconds(end)
-        if duration is not None:
-            if type(duration) is not int or not 0 <= duration * unit < _LONGEST:
-                raise Doubtful
-            if end is None:
-                end = start + duration * unit
-        elif end is not None:
-            duration = max((end - start + unit // 2) // unit, 0)
-        row[place] = _TIME + _time(start)
-        if end is not None:
-            row[place + 1] = _TIME + _time(end)
-            row[place + 2] = _INT8 + _time(duration)
-        status = record.get("status")
-        if status is None:
-            status = "running" if end is None else "ok"
-        row[table.status] = table.labels[status]
+        given, key, trace_id = (record.get(f) for f in ("event_id", "event_key", "trace_id"))
+        event_id = None if given is None else binary.uuid(given)
+        if event_id is None or not (
+            binary.is_uuid7(event_id) and -DAY <= binary.uuid_time(event_id) - at <= DAY
+        ):
+            # as tracedb.event_id_of makes it
+            of = record["event_key"] if event_id is None else UUID(bytes=event_id)
+            event_id = binary.uuid_from_key(at, f"{self._tenant_id}/{record['type']}/{of}")
+        return (
+            *(_UUID + event_id, table.label(key), _time(8, at)),
+            NULL if trace_id is None else self._ids.near(trace_id, at),
+        )
 
     def _add_texts(
         self, record: Record, kinds: Sequence[str], trace_id: bytes, span_id: bytes, at: int
     ) -> None:
+        """The texts given with a record; without content_type the content is a JSON document."""
+        shape = self._texts.shape(())
         for kind in kinds:
-            value = record.get(kind)
+            value = record[kind]
             if value is None:
                 continue
             if type(value) is str:
-                row = self._payload(trace_id, span_id, kind, value, "text/plain", at)
+                content, content_type = binary.text_field(value), "text/plain"
             else:
-                document = binary.jsonb(value)[1:].decode()
-                row = self._payload(trace_id, span_id, kind, document, None, at)
-            if sum(map(len, row)) > _MOST_RECORD_BYTES // 2:
+                document = binary.jsonb(value)[1:]
+                content, content_type = _length(len(document)) + document, None
+            if len(content) > _MOST_RECORD_BYTES // 2:
                 raise Doubtful
-            self._rows["texts"].append(self._tables["texts"].empty[0] + b"".join(row))
-
-    def _payload(
-        self,
-        trace_id: bytes,
-        span_id: bytes,
-        kind: str,
-        content: str,
-        content_type: str | None,
-        at: int,
-    ) -> list[bytes]:
-        """The fields of a payload; without content_type the content is a JSON document."""
-        table = self._tables["texts"]
-        encoders = table.encoders
-        row = table.empty[1:]
-        row[1:4] = (trace_id, _SPAN + span_id, encoders["kind"](kind))
-        row[4] = encoders["content"](content)
-        if content_type is not None:
-            row[5] = encoders["content_type"](content_type)
-        row[6] = _TIME + _time(at)
-        return row
+            label = self._texts.label
+            made = (trace_id, span_id, label(kind), content, label(content_type), _time(8, at))
+            self._rows["texts"].append(shape.row(made, ()))
 
 
-_FINISHERS = {
-    "trace": _Batch._finish_trace,
-    "payload": _Batch._finish_payload,
-    "platform_event": _Batch._finish_event,
-    "cost_event": _Batch._finish_event,
-    "agent_execution": _Batch._finish_event,
+_MAKERS = {
+    "trace": _Batch._trace,
+    "payload": _Batch._payload,
+    "platform_event": _Batch._event,
+    "cost_event": _Batch._event,
+    "agent_execution": _Batch._event,
 }
+# Where a row of an array has its key: number of columns, tenant_id, the id, the span's id, the
+# first letter of the kind.
+_PLACES: dict[str, Callable[[bytes], bytes]] = {
+    table: itemgetter(
+        slice(61 if "kind" in _MADE[table] else 52 if "span_id" in _MADE[table] else 36)
+    )
+    for table in COLUMNS
+}
+
+
+def _array(row_oid: int, array_oid: int, rows: Sequence[bytes]) -> Array:
+    """Rows, sorted by their key; those of one key stay in the order they came in."""
+    pieces = [struct.pack(">iiIii", 1, 0, row_oid, len(rows), 1)]
+    for row in rows:
+        pieces += (_length(len(row)), row)
+    return Array(array_oid, b"".join(pieces))

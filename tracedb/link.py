@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from time import monotonic, sleep
 from typing import Any, TypeVar
@@ -16,15 +16,19 @@ from psycopg.types.json import Json
 from tracedb import dsn as where
 from tracedb.lanes import Entry, Lane
 from tracedb.query import statement
+from tracedb.storing import forget_layout, is_for_ingest, layout_of, sqlstate
 
 T = TypeVar("T")
 
 CONTROL = statement("control", "writer.sql")
 BEGIN = statement("begin", "writer.sql")
-TOUCH = statement("touch", "writer.sql")
 STORE = statement("store", "writer.sql")
+STORE_ROWS = statement("store_rows", "writer.sql")
 DROP = statement("drop", "writer.sql")
 BURY = statement("bury", "writer.sql")
+
+# So many are decoded before other threads may go on; each time costs as much as decoding a record.
+YIELD_RECORDS = 16
 
 # A connection that lasts so long, with so many calls, is not lost by itself all the time.
 PROOFS = 10
@@ -106,6 +110,19 @@ class Link:
 
         Returns how many of the records became dead letters.
         """
+        try:
+            return self._deliver(lane, batch, dropped, ends, _store)
+        except _ForIngest:
+            return self._deliver(lane, batch, dropped, ends, _ingest)
+
+    def _deliver(
+        self,
+        lane: Lane,
+        batch: Sequence[Entry],
+        dropped: Sequence[Sequence[int]],
+        ends: bool,
+        store: Callable[[PatientConnection, Lane, Sequence[Entry]], int],
+    ) -> int:
         with self._transaction(lane, ends) as conn:
             dead = 0
             if batch:
@@ -113,8 +130,7 @@ class Link:
                 dead = store(conn, lane, batch)
                 self.blames_records = False
             if dropped:
-                numbers = ",".join(f"[{first},{last}]" for first, last in dropped)
-                conn.execute(DROP, _of(lane, numbers=f"{{{numbers}}}"))
+                conn.execute(DROP, _of(lane, numbers=_ranges(dropped)))
         return dead
 
     def bury(self, lane: Lane, number: int, text: str, reason: str, sqlstate: str | None) -> None:
@@ -140,10 +156,10 @@ class Link:
                     lane,
                     lock_timeout=f"{patience * 0.5:.0f}ms",
                     statement_timeout=f"{patience * 0.8:.0f}ms",
+                    service=lane.service,
+                    highest_no=lane.highest,
+                    closed=ends,
                 ),
-            )
-            conn.execute(
-                TOUCH, _of(lane, service=lane.service, highest_no=lane.highest, closed=ends)
             )
             yield conn
             conn.commit()
@@ -158,8 +174,36 @@ class Link:
             raise
 
 
-def store(conn: PatientConnection, lane: Lane, batch: Sequence[Entry]) -> int:
+class _ForIngest(Exception):
+    """Something may be wrong with a record, or one was settled before: for `ingest_from` to say."""
+
+
+def _store(conn: PatientConnection, lane: Lane, batch: Sequence[Entry]) -> int:
     """Store (number, JSON text) records in the open transaction; how many became dead letters."""
+    layout = layout_of(conn)
+    rows = layout and layout.rows_of_texts(_yielding(batch), lane.tenant_id)
+    if not rows:
+        return _ingest(conn, lane, batch)
+    first, last = batch[0][0], batch[-1][0]
+    whole = last - first + 1 == len(batch)
+    numbers = [(first, last)] if whole else [(number, number) for number, _, _ in batch]
+    try:
+        row = conn.execute(
+            STORE_ROWS, _of(lane, numbers=_ranges(numbers), **rows.arguments)
+        ).fetchone()
+    except psycopg.Error as error:
+        if not is_for_ingest(sqlstate(error)):
+            raise
+        forget_layout(conn, error)
+        raise _ForIngest from error
+    assert row is not None
+    if row[0]:
+        raise _ForIngest
+    return 0
+
+
+def _ingest(conn: PatientConnection, lane: Lane, batch: Sequence[Entry]) -> int:
+    """`_store` for records of any kind."""
     numbers = ",".join([str(number) for number, _, _ in batch])
     texts = b"[%b]" % b",".join([text for _, text, _ in batch])
     row = conn.execute(
@@ -168,6 +212,18 @@ def store(conn: PatientConnection, lane: Lane, batch: Sequence[Entry]) -> int:
     assert row is not None
     dead: int = row[0]
     return dead
+
+
+def _yielding(batch: Sequence[Entry]) -> Iterator[bytes]:
+    """The texts; a thread that records may go on after every few."""
+    for place, (_, text, _) in enumerate(batch):
+        if not place % YIELD_RECORDS:
+            sleep(0)
+        yield text
+
+
+def _ranges(numbers: Sequence[Sequence[int]]) -> str:
+    return f"{{{','.join(f'[{first},{last}]' for first, last in numbers)}}}"
 
 
 def _of(lane: Lane, **args: object) -> dict[str, object]:

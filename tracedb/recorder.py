@@ -90,7 +90,7 @@ class Recorder:
             external_id = record.get("external_id")
             # made of its key, so that a retry has the same
             key = external_id and f"{self.tenant_of(record, tenant_id)}/{external_id}"
-            trace_id = record["trace_id"] = _id_at(at, key)
+            trace_id = record["trace_id"] = id_at(at, key)
         return _uuid(trace_id) if self.record(record, tenant_id) else None
 
     @_quiet
@@ -200,16 +200,16 @@ class Recorder:
         if event_id is None:
             key = record.get("event_key")
             if key is None:
-                event_id = record["event_id"] = _id_at(at, None)
+                event_id = record["event_id"] = id_at(at, None)
             else:
                 # the database makes it, and so
-                event_id = _id_at(at, f"{self.tenant_of(record, tenant_id)}/{kind}/{key}")
+                event_id = id_at(at, f"{self.tenant_of(record, tenant_id)}/{kind}/{key}")
         return _uuid(event_id) if self.record(record, tenant_id) else None
 
 
 def new_trace_id(at: datetime) -> UUID:
     """A random UUIDv7 of this time."""
-    return UUID(_id_at((at - _EPOCH) // _MILLISECOND, None))
+    return UUID(id_at((at - _EPOCH) // _MILLISECOND, None))
 
 
 def new_span_id() -> str:
@@ -250,7 +250,7 @@ def _time(record: dict[str, Any], field: str) -> int:
         return (datetime.now(UTC) - _EPOCH) // _MILLISECOND
 
 
-def _id_at(milliseconds: int, key: str | None) -> str:
+def id_at(milliseconds: int, key: str | None) -> str:
     """The UUIDv7 of a time: random, or the one that `tracedb.uuid_from_key` makes of a key."""
     clock = f"{min(max(milliseconds, 0), 2**48 - 1):012x}7"
     if key is None:

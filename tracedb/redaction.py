@@ -94,23 +94,30 @@ _BEFORE_UNDERSCORE = (
     *("hf_", "r8_", "gh[opsur]_", "npm_", "gsk_", "pcsk_", "whsec_", "shpat_", "dop_v1_"),
     *("[rs]k_(?:live|test)_", "lsv2_(?:pt|sk)_", "github_pat_"),
 )
-# each begins with a literal, so that it costs little where that is absent
+# each with a character that is in whatever it finds: where that is absent, nothing is looked for
 _SHAPES = (
-    (_key_after("-", "abeikprstx", *_BEFORE_DASH), f"-{REDACTED}"),
-    (_key_after("_", "cefkmoprstu18", *_BEFORE_UNDERSCORE), f"_{REDACTED}"),
-    (_key_after(r"\.", "G9", r"SG\.", r"ya29\."), f".{REDACTED}"),
+    ("-", _key_after("-", "abeikprstx", *_BEFORE_DASH), f"-{REDACTED}"),
+    ("_", _key_after("_", "cefkmoprstu18", *_BEFORE_UNDERSCORE), f"_{REDACTED}"),
+    (".", _key_after(r"\.", "G9", r"SG\.", r"ya29\."), f".{REDACTED}"),
     (
+        "A",
         re.compile(
             rf"A(?:[KS]IA{_word('A[KS]IA')}[A-Z0-9]{{16}}|Iza{_word('AIza')}[A-Za-z0-9_-]{{30,}})"
         ),
         REDACTED,
     ),
-    (re.compile(rf"eyJ{_word('eyJ')}[A-Za-z0-9_-]{{8,}}(?:\.[A-Za-z0-9_-]*){{1,4}}"), REDACTED),
     (
+        "J",
+        re.compile(rf"eyJ{_word('eyJ')}[A-Za-z0-9_-]{{8,}}(?:\.[A-Za-z0-9_-]*){{1,4}}"),
+        REDACTED,
+    ),
+    (
+        " ",
         re.compile(r"earer (?<=[Bb]earer ) {0,3}(?=[A-Za-z._~+/=-]{0,256}[0-9])[\w.~+/=-]{8,}"),
         f"earer {REDACTED}",
     ),
     (
+        "K",
         re.compile(
             r"-----BEGIN [A-Z ]{0,40}PRIVATE KEY[A-Z ]{0,9}-----"
             r"[^-]*(?:-(?!----END)[^-]*)*(?:-----END [A-Z ]{0,60}-----)?"
@@ -146,12 +153,16 @@ def may_hold_secret(text: str) -> bool:
     """Whether `Redactor.text` might change this text. False is certain."""
     if len(text) < _SHORT and not _HINT.search(text.lower()):
         return False
-    for pattern, _ in _SHAPES:
-        if pattern.search(text):
+    for character, pattern, _ in _SHAPES:
+        if character in text and pattern.search(text):
             return True
     if "@" in text and _URL_PASSWORD.search(text):
         return True
-    if not ("=" in text or _COLON.search(text) or _OPTION.search(text)):
+    if not (
+        "=" in text
+        or (":" in text and _COLON.search(text))
+        or ("-" in text and _OPTION.search(text))
+    ):
         return False
     low = text.lower()
     return any(part.search(low) for part in _PARTS_OF_NAMES) or bool(_ESCAPED_LETTER.search(text))
@@ -214,7 +225,7 @@ class Redactor:
         if not may_hold_secret(text):
             return text
         try:
-            for pattern, replacement in _SHAPES:
+            for _, pattern, replacement in _SHAPES:
                 text = self._replaced(pattern, replacement, text)
             text = self._replaced(_URL_PASSWORD, rf"\1{REDACTED}@", text)
             return self._without_named(text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import suppress
 from itertools import islice
 from typing import Any
 from uuid import UUID
@@ -10,7 +11,10 @@ from weakref import WeakKeyDictionary
 
 import psycopg
 from psycopg import AsyncConnection, Connection, sql
+from psycopg.abc import PQGen
+from psycopg.pq.abc import PGconn
 from psycopg.rows import dict_row, scalar_row
+from psycopg.waiting import Ready, Wait
 
 from tracedb import queries
 from tracedb.bulk import Layout, Rows
@@ -20,10 +24,20 @@ from tracedb.query import Query, one, run, run_async, statement, typed_errors
 from tracedb.records import MAX_RECORDS, Record, batches
 from tracedb.rows import Receipt
 
-Steps = Generator[Query[Any] | Rows, Any, Receipt]
+# Queries that are made while the server is busy with those before.
+Stream = Iterator[Query[Receipt]]
+Steps = Generator[Query[Any] | Rows | Stream, Any, Receipt]
+
+# A portion that is larger is sent in pieces, so that client and server work at the same time.
+PIECE_RECORDS = 400
 
 # After a portion that could not be copied, this many are not even tried.
 COPY_PAUSE = 16
+
+
+class _NotRows(TracedbError):
+    """A record of the stream is for `tracedb.ingest`."""
+
 
 # What the server of each connection takes; None: only JSON.
 _layouts: WeakKeyDictionary[object, Layout | None] = WeakKeyDictionary()
@@ -38,6 +52,21 @@ def bulk_layout() -> Query[Layout | None]:
 def prices_known() -> Query[bool]:
     """Whether any price is known, so that the server has to see spans before it stores them."""
     return Query(statement("prices_known", "bulk.sql"), {}, scalar_row, one, alone=True)
+
+
+def layout_of(conn: Connection[Any]) -> Layout | None:
+    """`bulk_layout` of this connection, which is asked for once."""
+    if conn not in _layouts:
+        query = bulk_layout()
+        cursor = conn.cursor(row_factory=query.row).execute(query.sql, query.args)
+        _layouts[conn] = query.answer(cursor.fetchall())
+    return _layouts[conn]
+
+
+def forget_layout(conn: object, error: BaseException | None) -> None:
+    """Ask for it again if this error says that the tables have changed."""
+    if sqlstate(error).startswith("42"):
+        _layouts.pop(conn, None)
 
 
 def store_rows(batch: Rows) -> Query[Receipt]:
@@ -72,10 +101,12 @@ def store(
         step = next(steps)
         while True:
             try:
-                if isinstance(step, Rows):
-                    answer: Any = _copy(conn, step, tenant_id)
+                if isinstance(step, Query):
+                    answer: Any = run(conn, step, tenant_id)
+                elif isinstance(step, Rows):
+                    answer = _copy(conn, step, tenant_id)
                 else:
-                    answer = run(conn, step, tenant_id)
+                    answer = _stream(conn, step, tenant_id)
             except TracedbError as error:
                 step = steps.throw(error)
             else:
@@ -94,10 +125,12 @@ async def store_async(
         step = next(steps)
         while True:
             try:
-                if isinstance(step, Rows):
-                    answer: Any = await _copy_async(conn, step, tenant_id)
+                if isinstance(step, Query):
+                    answer: Any = await run_async(conn, step, tenant_id)
+                elif isinstance(step, Rows):
+                    answer = await _copy_async(conn, step, tenant_id)
                 else:
-                    answer = await run_async(conn, step, tenant_id)
+                    answer = await _stream_async(conn, step, tenant_id)
             except TracedbError as error:
                 step = steps.throw(error)
             else:
@@ -118,25 +151,32 @@ def _steps(conn: object, tenant_id: UUID, records: Sequence[Record], first: int)
     if conn not in _layouts:
         _layouts[conn] = yield bulk_layout()
     layout = _layouts[conn]
+    pieces = _pieces(records) if layout is not None and not layout.may_copy else [records]
     while layout is not None:
         # what is copied gets no price
         copied = layout.may_copy and not layout.copy_pause and not (yield prices_known())
         layout.copy_pause = max(layout.copy_pause - 1, 0)
-        rows = layout.rows(records, tenant_id, copied)
-        if rows is None:
-            break
         try:
+            if len(pieces) > 1:
+                streamed: Receipt = yield _made(layout, pieces, tenant_id)
+                return streamed
+            rows = layout.rows(records, tenant_id, copied)
+            if rows is None:
+                break
             receipt: Receipt = yield rows if copied else store_rows(rows)
             return receipt
+        except _NotRows:
+            break
         except TracedbError as error:
             state = sqlstate(error.__cause__)
+            if len(pieces) > 1 and state.startswith("40"):
+                # as one statement it is tried again
+                pieces = [records]
+                continue
             if not is_for_ingest(state):
                 raise
-            if state.startswith("42"):
-                # the tables have changed
-                _layouts.pop(conn, None)
-                break
-            if not copied:
+            forget_layout(conn, error.__cause__)
+            if conn not in _layouts or not copied:
                 break
             # a stream that keeps repeating itself is not to be copied in vain each time
             layout.copy_pause = COPY_PAUSE
@@ -144,6 +184,81 @@ def _steps(conn: object, tenant_id: UUID, records: Sequence[Record], first: int)
     for batch in batches(records, first):
         receipt += yield queries.ingest(batch)
     return receipt
+
+
+def _pieces(records: Sequence[Record]) -> list[Sequence[Record]]:
+    """The records in the order of their traces, none of which is in two pieces.
+
+    In that order no two portions can wait for each other.
+    """
+    if len(records) <= PIECE_RECORDS:
+        return [records]
+    try:
+        keys = [
+            str(record.get("trace_id") or record.get("event_id")).replace("-", "").lower()
+            for record in records
+        ]
+    except AttributeError:
+        return [records]
+    pieces = []
+    piece: list[Record] = []
+    last = ""
+    for key, place in sorted(zip(keys, range(len(keys)), strict=True)):
+        if len(piece) >= PIECE_RECORDS and key != last:
+            pieces.append(piece)
+            piece = []
+        piece.append(records[place])
+        last = key
+    return [*pieces, piece]
+
+
+def _made(layout: Layout, pieces: Iterable[Sequence[Record]], tenant_id: UUID) -> Stream:
+    for piece in pieces:
+        rows = layout.rows(piece, tenant_id)
+        if rows is None:
+            raise _NotRows
+        yield store_rows(rows)
+
+
+def _stream(conn: Connection[Any], queries: Stream, tenant_id: UUID) -> Receipt:
+    sent = []
+    with typed_errors(), conn.pipeline() as pipeline, conn.transaction():
+        try:
+            for query in queries:
+                cursor = conn.cursor(row_factory=query.row)
+                args = {**query.args, "tenant_id": tenant_id}
+                sent.append((query, cursor.execute(query.sql, args)))
+                conn.wait(_flush(conn.pgconn))
+        except BaseException:
+            # what failed takes the rest of the pipeline along, the transaction's end too
+            with suppress(psycopg.Error):
+                pipeline.sync()
+            raise
+    return sum((query.answer(cursor.fetchall()) for query, cursor in sent), Receipt())
+
+
+async def _stream_async(conn: AsyncConnection[Any], queries: Stream, tenant_id: UUID) -> Receipt:
+    sent = []
+    with typed_errors():
+        async with conn.pipeline() as pipeline, conn.transaction():
+            try:
+                for query in queries:
+                    cursor = conn.cursor(row_factory=query.row)
+                    args = {**query.args, "tenant_id": tenant_id}
+                    sent.append((query, await cursor.execute(query.sql, args)))
+                    await conn.wait(_flush(conn.pgconn))
+            except BaseException:
+                with suppress(psycopg.Error):
+                    await pipeline.sync()
+                raise
+        return sum([query.answer(await cursor.fetchall()) for query, cursor in sent], Receipt())
+
+
+def _flush(pgconn: PGconn) -> PQGen[None]:
+    """Hand all that is to be sent to the network: the driver leaves the last of it for later."""
+    while pgconn.flush():
+        if (yield Wait.RW) & Ready.R:
+            pgconn.consume_input()
 
 
 def _copy(conn: Connection[Any], rows: Rows, tenant_id: UUID) -> Receipt:
@@ -179,6 +294,9 @@ def sqlstate(error: BaseException | None) -> str:
 def is_for_ingest(state: str) -> bool:
     """Whether an SQLSTATE leaves it to `tracedb.ingest` to say what is wrong, if anything.
 
-    That is so for what is about the data, and for a server whose tables or policies have changed.
+    That is so for what is about the data, and for a server whose tables or policies have changed;
+    not for a right that is missing, or a pooler that does not know prepared statements.
     """
-    return state == "TD003" or (state[:2] in ("0A", "22", "23", "42", "54") and state != "42501")
+    return state == "TD003" or (
+        state[:2] in ("0A", "22", "23", "42", "54") and state not in ("42501", "42P05")
+    )

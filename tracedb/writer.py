@@ -126,14 +126,14 @@ class WriterCore(Recorder):
                 self._backlog.refuse()
                 return False
             try:
-                text = pack(record, self._limits).text
+                packed = pack(record, self._limits)
             except InvalidInput as error:
                 accepted = self._backlog.add(tenant, self._unrecordable(record, str(error)))
             else:
                 if self._hook is None:
-                    accepted = self._backlog.add(tenant, text.encode())
+                    accepted = self._backlog.add(tenant, packed.data)
                 else:
-                    accepted = self._redact(self._hook, tenant, text)
+                    accepted = self._redact(self._hook, tenant, packed.text)
             if not self._delivery.is_started:
                 self._start()
             return accepted

@@ -8,18 +8,27 @@ select 1;
 select
     set_config('lock_timeout', %(lock_timeout)s, true),
     set_config('statement_timeout', %(statement_timeout)s, true),
-    tracedb.set_tenant(%(tenant_id)s);
-
--- name: touch
-select tracedb.touch_writer(
-    %(writer_id)s, %(service)s, %(highest_no)s, %(closed)s, %(tenant_id)s
-);
+    tracedb.set_tenant(%(tenant_id)s),
+    tracedb.touch_writer(
+        %(writer_id)s, %(service)s, %(highest_no)s, %(closed)s, %(tenant_id)s
+    );
 
 -- name: store
 select jsonb_array_length(
     tracedb.ingest_from(
         %(writer_id)s, %(numbers)s::bigint[], %(batch)s::json, %(tenant_id)s
     ) -> 'rejected'
+);
+
+-- name: store_rows
+-- how many of the numbers were settled before
+select tracedb.record_delivery(
+    %(writer_id)s, %(numbers)s::int8multirange, 'stored', %(tenant_id)s
+)
+from tracedb.store_rows(
+    %(trace_keys)s, %(traces)s, %(stubs)s, %(routing_decisions)s, %(hooks)s, %(endpoint_calls)s,
+    %(spans)s, %(payloads)s, %(texts)s, %(platform_events)s, %(cost_events)s,
+    %(agent_executions)s, %(tenant_id)s
 );
 
 -- name: drop
