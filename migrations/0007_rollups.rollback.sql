@@ -94,6 +94,7 @@ comment on function tracedb.get_analytics(integer, timestamptz, uuid) is
     'nested ones too; requests, executions, tokens and cost of the groups add up to the totals. '
     'Money is null where none is known. Rules of money: trace_figures.';
 
+drop function tracedb.tenants_report(timestamptz, timestamptz);
 drop function tracedb.usage_differences(timestamptz, timestamptz, uuid);
 drop function tracedb.usage_series(timestamptz, timestamptz, text, uuid);
 drop function tracedb.usage_between(timestamptz, timestamptz, boolean, uuid);

@@ -177,32 +177,45 @@ create or replace function tracedb.percentiles_ms(
 returns double precision[]
 language plpgsql immutable parallel safe
 set search_path = pg_catalog, pg_temp
-set plan_cache_mode = force_generic_plan
 as $$
+declare
+    answer double precision[] := array_fill(null::double precision, array[cardinality(shares)]);
+    total bigint := 0;
+    counted bigint;
+    -- among the sorted durations, counted from 0, as percentile_cont has it
+    place double precision;
+    upto bigint;
+    i integer;
+    low double precision;
+    high double precision;
 begin
-    return (
-        with found as materialized (
-            select
-                case
-                    when u.bucket < 0 then 0
-                    else power(1.02::double precision, u.bucket - 0.5::double precision) / 1000
-                end as ms,
-                sum(u.n) over (order by u.bucket) as upto
-            from unnest(buckets, counts) as u (bucket, n)
-        )
-        select array_agg(v.low + (v.high - v.low) * (p.at - floor(p.at)) order by s.place)
-        from unnest(shares) with ordinality as s (share, place)
-        -- among the sorted durations, counted from 0, as percentile_cont has it
-        cross join lateral (
-            select s.share * (max(f.upto) - 1)::double precision as at from found as f
-        ) as p
-        cross join lateral (
-            select
-                min(f.ms) filter (where f.upto > floor(p.at)) as low,
-                min(f.ms) filter (where f.upto > ceil(p.at)) as high
-            from found as f
-        ) as v
-    );
+    foreach counted in array counts loop
+        total := total + counted;
+    end loop;
+    if total = 0 then
+        return answer;
+    end if;
+    for k in 1 .. cardinality(shares) loop
+        place := shares[k] * (total - 1);
+        i := 1;
+        upto := counts[1];
+        while upto <= floor(place) loop
+            i := i + 1;
+            upto := upto + counts[i];
+        end loop;
+        low := buckets[i];
+        while upto <= ceil(place) loop
+            i := i + 1;
+            upto := upto + counts[i];
+        end loop;
+        high := buckets[i];
+        low := case when low < 0 then 0
+            else power(1.02::double precision, low - 0.5::double precision) / 1000 end;
+        high := case when high < 0 then 0
+            else power(1.02::double precision, high - 0.5::double precision) / 1000 end;
+        answer[k] := low + (high - low) * (place - floor(place));
+    end loop;
+    return answer;
 end $$;
 
 comment on function tracedb.percentiles_ms(smallint[], bigint[], double precision[]) is
@@ -710,6 +723,111 @@ comment on function tracedb.usage_series(timestamptz, timestamptz, text, uuid) i
     'requests and nested executions, or calls; do not add calls to them. Percentiles: '
     'percentiles_ms(array_agg(u), array[0.5, 0.95]).';
 
+create or replace function tracedb.tenants_report(
+    since timestamptz, until timestamptz default now()
+)
+returns table (
+    tenant_id uuid, requests bigint, executions bigint, errors bigint, input_tokens bigint,
+    output_tokens bigint, cost_usd numeric, unknown_cost_count bigint,
+    p50_duration_ms double precision, p95_duration_ms double precision,
+    p99_duration_ms double precision
+)
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+set timezone = 'UTC'
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+as $$
+#variable_conflict use_column
+declare
+    first_hour constant timestamptz := date_trunc('hour', since);
+    last_hour constant timestamptz := greatest(date_trunc('hour', until), first_hour);
+    first_day constant timestamptz := least(
+        date_trunc('day', first_hour - interval '1 microsecond') + interval '1 day', last_hour);
+    last_day constant timestamptz := greatest(date_trunc('day', last_hour), first_day);
+    changed constant uuid[] := array(
+        select distinct c.tenant_id from tracedb.trace_changes as c where not c.folded
+    );
+begin
+    if since is null or until is null then
+        raise exception using errcode = 'TD002', message = 'since, until: must be given';
+    end if;
+    return query
+    -- From tenant to tenant by the key: the totals of other times are many more.
+    with recursive known (tenant_id) as (
+        (select r.tenant_id from tracedb.usage_rollups as r order by r.tenant_id limit 1)
+        union all
+        select (
+            select r.tenant_id from tracedb.usage_rollups as r
+            where r.tenant_id > k.tenant_id order by r.tenant_id limit 1
+        )
+        from known as k
+        where k.tenant_id is not null
+    ),
+    lines as materialized (
+        select
+            r.tenant_id, r.kind, r.executions, r.errors, r.input_tokens, r.output_tokens,
+            r.cost_usd, r.costed, r.unpriced, r.duration_buckets, r.duration_counts
+        from (values
+            ('hour', first_hour, first_day), ('day', first_day, last_day),
+            ('hour', last_day, last_hour)
+        ) as w (width, since, until)
+        cross join known as k
+        cross join lateral (
+            select o.*
+            from tracedb.usage_rollups as o
+            where o.tenant_id = k.tenant_id and o.width = w.width
+                and o.starts_at >= w.since and o.starts_at < w.until
+            offset 0  -- or it would be joined the other way round
+        ) as r
+        where r.kind in ('request', 'nested') and k.tenant_id <> all(changed)
+        union all
+        select
+            u.tenant_id, u.kind, u.executions, u.errors, u.input_tokens, u.output_tokens,
+            u.cost_usd, u.costed, u.unpriced, u.duration_buckets, u.duration_counts
+        from unnest(changed) as c(tenant_id)
+        cross join lateral tracedb.usage_between(first_hour, last_hour, false, c.tenant_id) as u
+        where u.kind in ('request', 'nested')
+    ),
+    durations as (
+        select d.tenant_id, tracedb.percentiles_ms(
+            array_agg(d.bucket order by d.bucket), array_agg(d.n order by d.bucket),
+            array[0.5, 0.95, 0.99]) as percentiles
+        from (
+            select l.tenant_id, u.bucket, sum(u.n)::bigint as n
+            from lines as l
+            cross join lateral unnest(l.duration_buckets, l.duration_counts) as u (bucket, n)
+            where l.kind = 'request'
+            group by l.tenant_id, u.bucket
+            having sum(u.n) <> 0
+        ) as d
+        group by d.tenant_id
+    )
+    select
+        s.*, d.percentiles[1], d.percentiles[2], d.percentiles[3]
+    from (
+        select
+            l.tenant_id,
+            coalesce(sum(l.executions) filter (where l.kind = 'request'), 0)::bigint,
+            sum(l.executions)::bigint as executions,
+            coalesce(sum(l.errors) filter (where l.kind = 'request'), 0)::bigint,
+            sum(l.input_tokens)::bigint, sum(l.output_tokens)::bigint,
+            case when sum(l.costed) > 0 then sum(l.cost_usd) end as cost_usd,
+            sum(l.unpriced)::bigint
+        from lines as l
+        group by l.tenant_id
+    ) as s
+    left join durations as d using (tenant_id)
+    where s.executions <> 0
+    order by s.cost_usd desc nulls last, s.tenant_id;
+end $$;
+
+comment on function tracedb.tenants_report(timestamptz, timestamptz) is
+    'Every tenant that the role sees, the most expensive first: requests, executions (nested ones '
+    'too), errors of requests, tokens, cost, how many have a cost not known whole, and the '
+    'latency of requests in milliseconds within 1 %. Of the whole hours from that of since to '
+    'before that of until, and for those exact at every moment.';
+
 create or replace function tracedb.usage_differences(
     since timestamptz,
     until timestamptz default now(),
@@ -927,6 +1045,7 @@ revoke all on function
     tracedb.with_nested(uuid[], uuid),
     tracedb.usage_between(timestamptz, timestamptz, boolean, uuid),
     tracedb.usage_series(timestamptz, timestamptz, text, uuid),
+    tracedb.tenants_report(timestamptz, timestamptz),
     tracedb.usage_differences(timestamptz, timestamptz, uuid),
     tracedb.fold_usage(integer),
     tracedb.add_to_rollups(text, tracedb.usage_contributions[], uuid)
@@ -942,6 +1061,7 @@ grant execute on function
     tracedb.with_nested(uuid[], uuid),
     tracedb.usage_between(timestamptz, timestamptz, boolean, uuid),
     tracedb.usage_series(timestamptz, timestamptz, text, uuid),
+    tracedb.tenants_report(timestamptz, timestamptz),
     tracedb.usage_differences(timestamptz, timestamptz, uuid)
 to tracedb_service, tracedb_app, tracedb_reader, tracedb_maintainer;
 grant update (folded) on tracedb.trace_changes to tracedb_maintainer;

@@ -12,32 +12,45 @@ create or replace function tracedb.percentiles_ms(
 returns double precision[]
 language plpgsql immutable parallel safe
 set search_path = pg_catalog, pg_temp
-set plan_cache_mode = force_generic_plan
 as $$
+declare
+    answer double precision[] := array_fill(null::double precision, array[cardinality(shares)]);
+    total bigint := 0;
+    counted bigint;
+    -- among the sorted durations, counted from 0, as percentile_cont has it
+    place double precision;
+    upto bigint;
+    i integer;
+    low double precision;
+    high double precision;
 begin
-    return (
-        with found as materialized (
-            select
-                case
-                    when u.bucket < 0 then 0
-                    else power(1.02::double precision, u.bucket - 0.5::double precision) / 1000
-                end as ms,
-                sum(u.n) over (order by u.bucket) as upto
-            from unnest(buckets, counts) as u (bucket, n)
-        )
-        select array_agg(v.low + (v.high - v.low) * (p.at - floor(p.at)) order by s.place)
-        from unnest(shares) with ordinality as s (share, place)
-        -- among the sorted durations, counted from 0, as percentile_cont has it
-        cross join lateral (
-            select s.share * (max(f.upto) - 1)::double precision as at from found as f
-        ) as p
-        cross join lateral (
-            select
-                min(f.ms) filter (where f.upto > floor(p.at)) as low,
-                min(f.ms) filter (where f.upto > ceil(p.at)) as high
-            from found as f
-        ) as v
-    );
+    foreach counted in array counts loop
+        total := total + counted;
+    end loop;
+    if total = 0 then
+        return answer;
+    end if;
+    for k in 1 .. cardinality(shares) loop
+        place := shares[k] * (total - 1);
+        i := 1;
+        upto := counts[1];
+        while upto <= floor(place) loop
+            i := i + 1;
+            upto := upto + counts[i];
+        end loop;
+        low := buckets[i];
+        while upto <= ceil(place) loop
+            i := i + 1;
+            upto := upto + counts[i];
+        end loop;
+        high := buckets[i];
+        low := case when low < 0 then 0
+            else power(1.02::double precision, low - 0.5::double precision) / 1000 end;
+        high := case when high < 0 then 0
+            else power(1.02::double precision, high - 0.5::double precision) / 1000 end;
+        answer[k] := low + (high - low) * (place - floor(place));
+    end loop;
+    return answer;
 end $$;
 
 comment on function tracedb.percentiles_ms(smallint[], bigint[], double precision[]) is

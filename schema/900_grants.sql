@@ -178,6 +178,7 @@ grant execute on function
     tracedb.usage_between(timestamptz, timestamptz, boolean, uuid),
     tracedb.usage_series(timestamptz, timestamptz, text, uuid),
     tracedb.usage_differences(timestamptz, timestamptz, uuid),
+    tracedb.tenants_report(timestamptz, timestamptz),
     tracedb.wilson_interval(bigint, bigint),
     tracedb.agent_report(timestamptz, timestamptz, uuid),
     tracedb.get_agent_success_rate(text, integer, timestamptz, uuid),

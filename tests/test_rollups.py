@@ -456,10 +456,52 @@ def test_a_tenant_reads_its_own_totals_and_changes_none(conn: Conn, tenant: UUID
             conn.execute("delete from tracedb.usage_rollups")
 
 
+def test_tenants_are_compared_over_whole_hours(conn: Conn) -> None:
+    folded, unfolded, both = (uuid4() for _ in range(3))
+
+    def records(number: int) -> list[dict[str, Any]]:
+        return [
+            trace(
+                trace_id=trace_id(f"{number} {minutes}"),
+                started_at=(NOON + timedelta(minutes=minutes)).isoformat(),
+                duration_ms=100 * number + minutes,
+                status="error" if minutes == 70 else "ok",
+                cost_usd=None if minutes == 90 else f"0.{number}",
+                input_tokens=7,
+            )
+            for minutes in (-30, 5, 70, 90, 26 * 60, 30 * 60)
+        ]
+
+    for number, tenant in ((1, folded), (2, both)):
+        ingest(conn, tenant, records(number)[:3])
+    fold_all(conn)
+    ingest(conn, folded, records(1)[3:])
+    ingest(conn, both, records(2)[3:])
+    fold_all(conn)
+    ingest(conn, both, [trace(trace_id=trace_id("2 5"), agent_id="late")])
+    ingest(conn, unfolded, records(3))
+
+    def report() -> dict[UUID, tuple[Any, ...]]:
+        since, until = NOON + timedelta(minutes=20), NOON + timedelta(hours=29, minutes=20)
+        found = conn.execute("select * from tracedb.tenants_report(%s, %s)", [since, until])
+        return {row[0]: row[1:] for row in found}
+
+    found = report()
+    assert set(found) == {folded, unfolded, both}
+    for tenant, cost in ((folded, "0.3"), (both, "0.6"), (unfolded, "0.9")):
+        assert found[tenant][:7] == (4, 4, 1, 28, 0, Decimal(cost), 1)
+    assert found[unfolded][7] == pytest.approx(380, rel=0.01)
+    fold_all(conn)
+    assert report() == found
+    with as_role(conn, "tracedb_reader", both):
+        assert report() == {both: found[both]}
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
         ("usage_series(null)", "since, until: must be given"),
+        ("tenants_report(null)", "since, until: must be given"),
         ("usage_series(now(), now(), 'week')", "width: must be hour, day or total"),
         ("fold_usage(0)", "max_traces: must be at least 1"),
     ],
