@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
+from weakref import WeakKeyDictionary
 
 import psycopg
 from psycopg import sql
@@ -45,6 +46,8 @@ GENERAL = {"tracedb.model_prices"}
 
 # Answers that differ from call to call without telling anything.
 RANDOM = {"new_id"}
+
+_last_role: WeakKeyDictionary[Connection, str] = WeakKeyDictionary()
 
 DENIED = {"42501"}
 # An aggregate or join view is refused by what it is before anybody asks for rights.
@@ -78,7 +81,7 @@ class Probe:
 def attempt(conn: Connection, probe: Probe) -> Outcome:
     """Act, see what comes of it, and take it back."""
     with _savepoint(conn):
-        conn.execute(_identity(probe.actor))
+        _become(conn, probe.actor)
         return _outcome(conn, probe)
 
 
@@ -91,12 +94,19 @@ def _savepoint(conn: Connection) -> Iterator[None]:
         conn.execute("rollback to savepoint probe; release savepoint probe")
 
 
+def _become(conn: Connection, actor: Actor) -> None:
+    """Act as somebody until the savepoint is rolled back to."""
+    # An expression that one role could call is not checked again for the next one.
+    if _last_role.get(conn) != actor.role:
+        conn.execute("discard plans")
+        _last_role[conn] = actor.role
+    conn.execute(_identity(actor))
+
+
 def _identity(actor: Actor) -> sql.Composed:
-    # set_tenant() is one of the functions on trial, so it is not used here. Plans are discarded,
-    # since an expression that one role could call is not checked again for the next one.
+    # set_tenant() is one of the functions on trial, so it is not used here.
     return sql.SQL(
-        "discard plans; set local role {}; set local tracedb.tenant_id = {};"
-        " set local request.jwt.claims = {}"
+        "set local role {}; set local tracedb.tenant_id = {}; set local request.jwt.claims = {}"
     ).format(
         sql.Identifier(actor.role),
         sql.Literal(str(actor.setting or "")),
@@ -177,7 +187,7 @@ def _noticed(conn: Connection, probes: list[Probe]) -> list[str]:
     answers = {}
     for probe in probes:
         with _savepoint(conn):
-            conn.execute(_identity(probe.actor))
+            _become(conn, probe.actor)
             answers[probe] = _outcome(conn, probe)
             if probe.writes and not answers[probe].sqlstate:
                 conn.execute("set local role none")
