@@ -8,11 +8,11 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
 import psycopg
@@ -31,6 +31,7 @@ from tracedb.rows import Receipt
 from tracedb.tau2 import read
 
 TENANT = UUID("00000000-0000-4000-8000-00000000007a")
+SPLITS: tuple[Literal["day", "user", "agent", "model"], ...] = ("day", "user", "agent", "model")
 
 real_tau2 = pytest.mark.parametrize("path", sorted(REAL.glob("tau2/*.json")), ids=lambda p: p.stem)
 real_tau = pytest.mark.parametrize("path", sorted(REAL.glob("tau/*.json.gz")), ids=lambda p: p.stem)
@@ -141,6 +142,29 @@ def test_prices_change_nothing_of_a_real_file(database: str, path: Path) -> None
     assert everything(database) == stored
     assert costs == rows(
         database, "select trace_id, cost_usd from tracedb.trace_summary order by 1"
+    )
+
+
+@real_tau2
+def test_the_money_of_a_real_file_is_a_sum_over_the_file(database: str, path: Path) -> None:
+    simulations = json.loads(path.read_text(), parse_float=Decimal)["simulations"]
+    days: dict[str, Decimal] = {}
+    for simulation in simulations:
+        day = simulation["start_time"][:10]
+        cost = simulation["agent_cost"] + simulation["user_cost"]
+        days[day] = days.get(day, Decimal(0)) + cost
+    load(database, path)
+
+    with tracedb.connect(database) as db:
+        tenant = db.tenant(TENANT)
+        first = datetime.fromisoformat(min(days)).replace(tzinfo=UTC)
+        until = datetime.fromisoformat(max(days)).replace(tzinfo=UTC) + timedelta(days=1)
+        found = {by: tenant.get_cost_breakdown(by, first, until) for by in SPLITS}
+        daily = {day: tenant.get_tenant_daily_cost(date.fromisoformat(day)) for day in days}
+
+    assert {share.key: share.cost_usd for share in found["day"]} == daily == days
+    assert {by: sum(share.cost_usd or 0 for share in shares) for by, shares in found.items()} == (
+        dict.fromkeys(SPLITS, sum(days.values()))
     )
 
 
