@@ -112,7 +112,6 @@ where family = 'traces';
 drop table tracedb.usage_contributions;
 drop table tracedb.usage_rollups;
 drop policy trace_changes_maintainer_update on tracedb.trace_changes;
-drop index tracedb.trace_changes_unfolded_idx;
-alter table tracedb.trace_changes drop column folded;
+revoke update (folded) on tracedb.trace_changes from tracedb_maintainer;
 
 reset role;

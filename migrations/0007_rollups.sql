@@ -8,15 +8,6 @@ set local statement_timeout = '5min';
 
 set role tracedb_owner;
 
-alter table tracedb.trace_changes add column if not exists folded boolean not null default false;
-
--- What fold_usage has yet to do, and readers of totals add themselves: seldom more than a minute's.
-create index if not exists trace_changes_unfolded_idx
-on tracedb.trace_changes (tenant_id, created_at) where not folded;
-
-comment on column tracedb.trace_changes.folded is
-    'Whether usage_rollups have what these traces add to them; fold_usage sets it.';
-
 create table if not exists tracedb.usage_rollups (
     tenant_id          uuid        not null,
     width              text        not null,
