@@ -86,7 +86,7 @@ def _fold(args: argparse.Namespace) -> int:
         {"changes": changes, "traces": traces, "unfolded_changes": left},
         [f"{changes:,} changes of {traces:,} traces folded, {left:,} left"],
     )
-    return ALREADY_RUNNING if before and not changes and args.seconds > 0 else 0
+    return ALREADY_RUNNING if before and left and not changes else 0
 
 
 def _verify(args: argparse.Namespace) -> int:
