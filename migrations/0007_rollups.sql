@@ -514,7 +514,7 @@ begin
         -- Nobody else writes a tenant's totals meanwhile; other tenants' are free.
         continue when not pg_try_advisory_xact_lock(hashtextextended('tracedb.fold/' || tenant, 0));
 
-        select array_agg(c.change_id), array_agg(distinct i.trace_id)
+        select array_agg(distinct c.change_id), array_agg(distinct i.trace_id)
         into change_ids, trace_ids
         from (
             select
@@ -576,7 +576,7 @@ begin
         where c.tenant_id = tenant and not c.folded and c.change_id = any(change_ids);
 
         tenant_id := tenant;
-        changes := (select count(distinct i) from unnest(change_ids) as i);
+        changes := cardinality(change_ids);
         traces := cardinality(trace_ids);
         return next;
     end loop;

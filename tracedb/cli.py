@@ -73,6 +73,18 @@ def answer(args: argparse.Namespace, data: object, lines: Iterable[str]) -> None
             print(line)
 
 
+def add_tenant(parser: argparse.ArgumentParser) -> None:
+    """The option of a command that is about one tenant."""
+    tenant = os.environ.get("TRACEDB_TENANT")
+    parser.add_argument(
+        "--tenant",
+        metavar="T",
+        default=tenant,
+        required=tenant is None,
+        help="a tenant_id or external id (default: TRACEDB_TENANT)",
+    )
+
+
 def say(message: str) -> None:
     """Talk about the work; the answer alone goes to stdout."""
     print(message, file=sys.stderr, flush=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -11,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
-from tracedb.cli import answer
+from tracedb.cli import add_tenant, answer
 from tracedb.cli_traces import decimal, moment
 
 if TYPE_CHECKING:
@@ -59,15 +58,8 @@ def add_parser(subparsers: Subparsers) -> None:
         " one is new.",
     )
     check.set_defaults(run=_check)
-    tenant = os.environ.get("TRACEDB_TENANT")
     for command in (cost, listing, setting, removing, check):
-        command.add_argument(
-            "--tenant",
-            metavar="T",
-            default=tenant,
-            required=tenant is None,
-            help="a tenant_id or external id (default: TRACEDB_TENANT)",
-        )
+        add_tenant(command)
 
 
 @contextmanager

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from tracedb.cli import answer, say
+from tracedb.cli import add_tenant, answer, say
 from tracedb.cli_traces import moment
 
 if TYPE_CHECKING:
@@ -52,14 +51,7 @@ def add_parser(subparsers: Subparsers) -> None:
         description="Compares totals with the traces they were counted from, which must all be"
         " retained for that time. Exits with 3 if any differs.",
     )
-    tenant = os.environ.get("TRACEDB_TENANT")
-    verify.add_argument(
-        "--tenant",
-        metavar="T",
-        default=tenant,
-        required=tenant is None,
-        help="a tenant_id or external id (default: TRACEDB_TENANT)",
-    )
+    add_tenant(verify)
     for option, default, help in (
         ("since", "7d", "from an ISO 8601 time on, or so long ago: 36h, 7d (default: 7d)"),
         ("until", None, "before such a time (default: now)"),

@@ -217,7 +217,7 @@ def _show_ingest(out: Console, found: _Found) -> None:
     changes = sum(backlog.change_count for backlog in found.change_backlog)
     if changes:
         oldest = min(backlog.oldest_at for backlog in found.change_backlog)
-        out.print(f"  {count(changes)} changes kept since {oldest:%Y-%m-%d %H:%M}")
+        out.print(f"  {count(changes)} changes not folded since {oldest:%Y-%m-%d %H:%M}")
 
 
 def _show_writers(out: Console, found: list[ops.ServiceLosses]) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import os
 import re
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING
+
+from tracedb.cli import add_tenant, answer
 
 if TYPE_CHECKING:
     from tracedb.cli import Subparsers
@@ -39,14 +40,7 @@ def add_parser(subparsers: Subparsers) -> None:
         description="Lists traces, newest first. A search by anything but the user or failures"
         " (--status error timeout) goes back 30 days unless --since says otherwise.",
     )
-    tenant = os.environ.get("TRACEDB_TENANT")
-    command.add_argument(
-        "--tenant",
-        metavar="T",
-        default=tenant,
-        required=tenant is None,
-        help="a tenant_id or external id (default: TRACEDB_TENANT)",
-    )
+    add_tenant(command)
     for option, (field, help) in _TEXTS.items():
         command.add_argument(f"--{option}", dest=field, metavar="X", help=help)
     command.add_argument("--status", nargs="+", choices=STATUSES, help="with one of these")
@@ -96,7 +90,6 @@ def decimal(text: str) -> Decimal:
 
 def _traces(args: argparse.Namespace) -> int:
     from tracedb import connect
-    from tracedb.cli import answer
     from tracedb.demo import tenant_id_of
     from tracedb.queries import TraceFilter
 

@@ -65,12 +65,11 @@ _LOST = "Records that writers gave a number and that have not arrived"
 # by the statement of metrics.sql that answers them
 FAMILIES: Mapping[str, Sequence[Family]] = {
     "backlog": (
-        _family("change_backlog", "change_count", "Changes that trace_changes holds."),
+        _family("change_backlog", "change_count", "Changes that no total has yet."),
         _family(
-            "change_backlog_oldest_timestamp_seconds", "oldest_at", "When the oldest was written."
-        ),
-        _family(
-            "last_change_timestamp_seconds", "newest_at", "When a trace was last written, or part."
+            "change_backlog_oldest_timestamp_seconds",
+            "oldest_at",
+            "When the oldest of these was written.",
         ),
     ),
     "writers": (

@@ -71,8 +71,7 @@ group by 1, 2;
 select
     b.tenant_id,
     coalesce(sum(b.change_count), 0) as change_count,
-    extract(epoch from min(b.oldest_at)) as oldest_at,
-    extract(epoch from max(b.newest_at)) as newest_at
+    extract(epoch from min(b.oldest_at)) as oldest_at
 from tracedb.change_backlog as b
 group by grouping sets ((), (b.tenant_id))
 having (grouping(b.tenant_id) = 0) = %(per_tenant)s;

@@ -149,7 +149,7 @@ class ServiceLosses:
 
 @dataclass(frozen=True, slots=True)
 class ChangeBacklog:
-    """The changes that trace_changes holds of a tenant (`tracedb.change_backlog`)."""
+    """The changes of a tenant that no total has yet (`tracedb.change_backlog`)."""
 
     tenant_id: UUID
     change_count: int
