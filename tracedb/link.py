@@ -123,9 +123,12 @@ class Link:
         ends: bool,
         store: Callable[[PatientConnection, Lane, Sequence[Entry]], int],
     ) -> int:
-        with self._transaction(lane, ends) as conn:
+        with self._transaction(lane, ends, batch) as (conn, settled):
             dead = 0
-            if batch:
+            if batch and settled:
+                # the numbers alone say what became of the records
+                dead = _ingest(conn, lane, [(number, b"0", slab) for number, _, slab in batch])
+            elif batch:
                 self.blames_records = True
                 dead = store(conn, lane, batch)
                 self.blames_records = False
@@ -135,7 +138,7 @@ class Link:
 
     def bury(self, lane: Lane, number: int, text: str, reason: str, sqlstate: str | None) -> None:
         """Keep a record as a dead letter."""
-        with self._transaction(lane, ends=False) as conn:
+        with self._transaction(lane, ends=False) as (conn, _):
             self.blames_records = True
             conn.execute(
                 BURY, _of(lane, number=number, record=text, reason=reason, sqlstate=sqlstate)
@@ -143,25 +146,30 @@ class Link:
             self.blames_records = False
 
     @contextmanager
-    def _transaction(self, lane: Lane, ends: bool) -> Iterator[PatientConnection]:
+    def _transaction(
+        self, lane: Lane, ends: bool, batch: Sequence[Entry] = ()
+    ) -> Iterator[tuple[PatientConnection, bool]]:
+        """Yields the connection, and whether every number of the batch was settled before."""
         self.blames_records = False
         conn = self._conn
         if conn is None:
             raise psycopg.InterfaceError("not connected")
         patience = self._write_timeout * 1000
         try:
-            conn.execute(
+            row = conn.execute(
                 BEGIN,
                 _of(
                     lane,
+                    numbers=_ranges(_numbers(batch)),
                     lock_timeout=f"{patience * 0.5:.0f}ms",
                     statement_timeout=f"{patience * 0.8:.0f}ms",
                     service=lane.service,
                     highest_no=lane.highest,
                     closed=ends,
                 ),
-            )
-            yield conn
+            ).fetchone()
+            assert row is not None
+            yield conn, row[-1]
             conn.commit()
         except Silence:
             self.close()
@@ -184,12 +192,9 @@ def _store(conn: PatientConnection, lane: Lane, batch: Sequence[Entry]) -> int:
     rows = layout and layout.rows_of_texts(_yielding(batch), lane.tenant_id)
     if not rows:
         return _ingest(conn, lane, batch)
-    first, last = batch[0][0], batch[-1][0]
-    whole = last - first + 1 == len(batch)
-    numbers = [(first, last)] if whole else [(number, number) for number, _, _ in batch]
     try:
         row = conn.execute(
-            STORE_ROWS, _of(lane, numbers=_ranges(numbers), **rows.arguments)
+            STORE_ROWS, _of(lane, numbers=_ranges(_numbers(batch)), **rows.arguments)
         ).fetchone()
     except psycopg.Error as error:
         if not is_for_ingest(sqlstate(error)):
@@ -220,6 +225,12 @@ def _yielding(batch: Sequence[Entry]) -> Iterator[bytes]:
         if not place % YIELD_RECORDS:
             sleep(0)
         yield text
+
+
+def _numbers(batch: Sequence[Entry]) -> list[tuple[int, int]]:
+    if batch and batch[-1][0] - batch[0][0] + 1 == len(batch):
+        return [(batch[0][0], batch[-1][0])]
+    return [(number, number) for number, _, _ in batch]
 
 
 def _ranges(numbers: Sequence[Sequence[int]]) -> str:

@@ -11,7 +11,12 @@ select
     tracedb.set_tenant(%(tenant_id)s),
     tracedb.touch_writer(
         %(writer_id)s, %(service)s, %(highest_no)s, %(closed)s, %(tenant_id)s
-    );
+    ),
+    exists (
+        select from tracedb.ingest_writers as w
+        where w.tenant_id = %(tenant_id)s and w.writer_id = %(writer_id)s
+            and w.settled @> %(numbers)s::int8multirange
+    ) as settled;
 
 -- name: store
 select jsonb_array_length(

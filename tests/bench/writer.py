@@ -25,6 +25,7 @@ BURSTS = 60
 # Long enough that the first calls, with cold caches after the pause, are not what p99 shows.
 CALLS = 350
 BURSTS_A_SECOND = 4
+SPOOLED = 9000
 
 FIELDS = {key: value for key, value in RECORD.items() if key not in ("type", "span_id")}
 
@@ -47,6 +48,56 @@ def writer(context: Context) -> Iterator[Variants]:
         }
     finally:
         shutil.rmtree(scratch)
+
+
+@benchmark("writer.replay", metric="records_per_s")
+def replay(context: Context) -> Iterator[Variants]:
+    """A spool delivered by the next process, and once more as if nobody knew that it was."""
+    dsn = context.database("bench_writer", lambda conn: None)
+    as_service = make_conninfo(dsn, options="-c role=tracedb_service")
+    records = context.scaled(SPOOLED)
+    scratch = Path(tempfile.mkdtemp(prefix="tracedb-bench-"))
+    try:
+        yield {
+            "first": partial(_delivered, as_service, records, scratch, known=False),
+            "again": partial(_delivered, as_service, records, scratch, known=True),
+        }
+    finally:
+        shutil.rmtree(scratch)
+
+
+def _delivered(dsn: str, records: int, scratch: Path, *, known: bool) -> Sample:
+    left, copy = scratch / "left", scratch / "copy"
+    nowhere = make_conninfo(dsn, host="/nonexistent")
+    with tracedb.Writer(nowhere, tenant_id=TENANT, spool=left, exit_timeout=0.01) as ours:
+        for _ in range(records):
+            ours.save_span(dict(FIELDS))
+    shutil.copytree(left, copy)
+    if known:
+        _emptied(dsn, left)
+    sample = _emptied(dsn, copy)
+    shutil.rmtree(left)
+    shutil.rmtree(copy)
+    return {"records_per_s": records / sample["seconds"], "wal_bytes": sample["wal_bytes"] / records}
+
+
+def _emptied(dsn: str, spool: Path) -> Sample:
+    """Deliver what lies in the spool."""
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        before = _wal_bytes(conn)
+        begin = time.perf_counter()
+        with tracedb.Writer(dsn, tenant_id=TENANT, spool=spool, exit_timeout=60) as ours:
+            ours.flush_all()
+        seconds = time.perf_counter() - begin
+        if any(spool.rglob("*.seg")):
+            raise RuntimeError("not all was delivered")
+        return {"seconds": seconds, "wal_bytes": _wal_bytes(conn) - before}
+
+
+def _wal_bytes(conn: psycopg.Connection[Any]) -> float:
+    row = conn.execute("select pg_current_wal_lsn() - '0/0'").fetchone()
+    assert row is not None
+    return float(row[0])
 
 
 def _dumped(bursts: int) -> Sample:
