@@ -236,7 +236,7 @@ select * from tracedb.find_traces('{"min_cost_usd": 0.02}', tenant_id => :'tenan
 --     execution_traces_pkey|execution_traces_user_id_idx recent
 --     llm_spans_pkey recent
 --     span_cost_adjustments_pkey recent
-select tracedb.get_analytics(tenant_id => :'tenant');
+select tracedb.get_analytics(7, :'moment'::timestamptz, :'tenant');
 
 -- agents_of_a_week: the same by agent and route, as a view.
 --     execution_traces_pkey|execution_traces_user_id_idx recent
@@ -279,7 +279,9 @@ order by event_id desc limit 20;
 --     llm_spans_pkey recent
 --     span_cost_adjustments_pkey recent
 --     tenant_cost_events_pkey recent
-select * from tracedb.get_cost_breakdown('day', now() - interval '7 days', now(), :'tenant');
+select * from tracedb.get_cost_breakdown(
+    'day', :'moment'::timestamptz - interval '7 days', :'moment'::timestamptz, :'tenant'
+);
 
 -- spent_by_model: the same, by model.
 --     execution_traces_pkey|execution_traces_user_id_idx recent

@@ -28,6 +28,8 @@ from psycopg.pq import TransactionStatus
 import tracedb.server
 from tracedb.errors import TracedbError
 
+SHARED_MEMORY = Path("/dev/shm")
+MEMORY_FOR_DATABASES = 4 * 1024**3
 # Nothing in a test survives a power cut anyway.
 SETTINGS = {
     "fsync": "off",
@@ -117,7 +119,7 @@ def _embedded(pg: int) -> Server:
     if find_spec(EMBEDDED[pg]) is None:
         raise pytest.UsageError(f"PostgreSQL {pg} needs the package {EMBEDDED[pg]}")
     # Not pytest's own directory, which is closed to the OS user of root's server.
-    scratch = Path(tempfile.mkdtemp(prefix="tracedb-"))
+    scratch = Path(tempfile.mkdtemp(prefix="tracedb-", dir=_memory_folder()))
     scratch.chmod(0o755)
     try:
         running = tracedb.server.start(
@@ -132,6 +134,19 @@ def _embedded(pg: int) -> Server:
         shutil.rmtree(scratch)
 
     return _connected(f"embedded, from {EMBEDDED[pg]}", running.dsn, stop)
+
+
+def _memory_folder() -> Path | None:
+    """A folder in memory with room for the databases; None: there is none.
+
+    A test's database is a thousand small files. Making and dropping them takes a third to an eighth
+    of the time there, which is half of the time of a run.
+    """
+    try:
+        roomy = shutil.disk_usage(SHARED_MEMORY).free >= MEMORY_FOR_DATABASES
+    except OSError:
+        return None
+    return SHARED_MEMORY if roomy and os.access(SHARED_MEMORY, os.W_OK) else None
 
 
 def _connected(how: str, dsn: str, stop: Callable[[], None]) -> Server:

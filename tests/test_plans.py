@@ -145,12 +145,22 @@ def data(server: Server, template: str) -> Iterator[Data]:
 
 
 def _subject(conn: psycopg.Connection[Any]) -> dict[str, str]:
-    """A tenant of middling size, a trace of it that started another, its user; a late session."""
+    """A tenant of middling size, a trace of it that started another, its user; a late session.
+
+    And a moment in an hour of which totals need a part: a trace with an adjusted cost came before.
+    """
     row = conn.execute(
         """
         select t.tenant_id::text, t.trace_id::text, t.user_id, t.external_id, (
             select n.session_id from tracedb.execution_traces as n
             where n.tenant_id = t.tenant_id order by n.trace_id desc limit 1
+        ), (
+            select (max(n.started_at) + interval '1 second')::text
+            from tracedb.span_cost_adjustments as a
+            join tracedb.execution_traces as n using (tenant_id, trace_id)
+            where n.tenant_id = t.tenant_id
+                and date_trunc('hour', n.started_at)
+                    = date_trunc('hour', n.started_at + interval '1 second')
         )
         from tracedb.execution_traces as t
         join tracedb.execution_traces as nested on nested.parent_trace_id = t.trace_id
@@ -163,7 +173,8 @@ def _subject(conn: psycopg.Connection[Any]) -> dict[str, str]:
         [seed.tenant_id(TENANTS // 2)],
     ).fetchone()
     assert row is not None
-    return dict(zip(("tenant", "trace", "user", "external", "session"), row, strict=True))
+    names = ("tenant", "trace", "user", "external", "session", "moment")
+    return dict(zip(names, row, strict=True))
 
 
 @pytest.fixture

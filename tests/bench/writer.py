@@ -78,7 +78,10 @@ def _delivered(dsn: str, records: int, scratch: Path, *, known: bool) -> Sample:
     sample = _emptied(dsn, copy)
     shutil.rmtree(left)
     shutil.rmtree(copy)
-    return {"records_per_s": records / sample["seconds"], "wal_bytes": sample["wal_bytes"] / records}
+    return {
+        "records_per_s": records / sample["seconds"],
+        "wal_bytes": sample["wal_bytes"] / records,
+    }
 
 
 def _emptied(dsn: str, spool: Path) -> Sample:
