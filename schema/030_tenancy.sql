@@ -12,7 +12,8 @@ language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    -- The session's login counts as well as the current role, so "set role" cannot shed a binding.
+    -- The session's login counts as well as the current role, so "set role" cannot shed a binding;
+    -- and so does the role that was set, which a function with its owner's rights cannot shed.
     -- Memberships that give neither inheritance nor "set role" do not bind: they are what a
     -- CREATEROLE administrator of PostgreSQL 16 and later holds in every role it made (read
     -- through jsonb because earlier versions lack the two columns).
@@ -20,7 +21,7 @@ begin
         with recursive held as (
             select r.oid
             from pg_catalog.pg_roles as r
-            where r.rolname in (current_user, session_user)
+            where r.rolname in (current_user, session_user, current_setting('role'))
             union
             select m.roleid
             from held

@@ -20,8 +20,10 @@ comment on table tracedb.partition_policies is
 insert into tracedb.partition_policies (family, parents)
 values ('traces', array[
     'execution_traces', 'trace_payloads', 'agent_routing_decisions', 'hook_executions',
-    'endpoint_calls', 'llm_spans', 'span_cost_adjustments', 'usage_contributions'
-]), ('events', array['platform_events', 'tenant_cost_events', 'agent_executions'])
+    'endpoint_calls', 'llm_spans', 'span_cost_adjustments', 'usage_contributions',
+    'learned_traces'
+]), ('events', array['platform_events', 'tenant_cost_events', 'agent_executions']),
+    ('pattern_usage', array['pattern_usage_log'])
 on conflict (family) do nothing;
 
 create or replace function tracedb.partition_key(parent text)

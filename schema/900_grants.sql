@@ -53,6 +53,16 @@ grant select, insert, update on tracedb.budget_reservations to tracedb_service, 
 grant select, insert on tracedb.budget_alerts to tracedb_service;
 grant select on tracedb.budgets, tracedb.budget_alerts to tracedb_app;
 
+grant select, insert, update on
+    tracedb.success_patterns,
+    tracedb.pattern_embeddings,
+    tracedb.pattern_usage_log
+to tracedb_service, tracedb_app;
+grant delete on tracedb.success_patterns, tracedb.pattern_embeddings to tracedb_service;
+grant select, insert, update on tracedb.pattern_settings to tracedb_service;
+grant select on tracedb.pattern_settings to tracedb_app;
+grant select on tracedb.pattern_indexes to tracedb_service, tracedb_app;
+
 grant execute on function
     tracedb.ingest(json, uuid),
     tracedb.ingest_slice(text[], integer, integer, uuid),
@@ -91,6 +101,17 @@ grant execute on function
 to tracedb_service, tracedb_app;
 grant execute on function tracedb.ensure_tenant(text, text) to tracedb_service;
 
+-- Patterns
+grant execute on function
+    tracedb.with_fields(anyelement, jsonb, text[]),
+    tracedb.save_pattern(jsonb, uuid),
+    tracedb.retire_pattern(uuid, text, uuid),
+    tracedb.put_embeddings(text, uuid[], real[], uuid[], uuid)
+to tracedb_service, tracedb_app, tracedb_maintainer;
+grant execute on function tracedb.set_pattern_settings(jsonb, uuid) to tracedb_service;
+grant execute on function tracedb.drop_embedding_model(text, integer, uuid)
+to tracedb_service, tracedb_maintainer;
+
 -- Money
 grant execute on function tracedb.set_prices(jsonb, uuid) to tracedb_service, tracedb_maintainer;
 grant execute on function
@@ -125,7 +146,12 @@ grant select on
     tracedb.span_cost_adjustments,
     tracedb.budgets,
     tracedb.budget_reservations,
-    tracedb.budget_alerts
+    tracedb.budget_alerts,
+    tracedb.success_patterns,
+    tracedb.pattern_embeddings,
+    tracedb.pattern_settings,
+    tracedb.pattern_indexes,
+    tracedb.pattern_usage_log
 to tracedb_reader, tracedb_maintainer;
 grant select on tracedb.usage_rollups, tracedb.usage_contributions
 to tracedb_service, tracedb_app, tracedb_reader, tracedb_maintainer;
@@ -187,6 +213,32 @@ grant execute on function
     tracedb.get_churn_risk(timestamptz, uuid),
     tracedb.get_usage_patterns(integer, timestamptz, uuid),
     tracedb.get_feature_adoption(integer, timestamptz, uuid),
+    tracedb.wilson_lower(double precision, double precision, double precision),
+    tracedb.wilson_upper(double precision, double precision, double precision),
+    tracedb.pattern_settings(uuid),
+    tracedb.pattern_signature(text, text, text, text, jsonb, jsonb, text[]),
+    tracedb.pattern_history(uuid[], timestamptz, uuid),
+    tracedb.get_pattern(uuid, uuid),
+    tracedb.list_patterns(integer, uuid, uuid),
+    tracedb.replay_plan(uuid, timestamptz, uuid),
+    tracedb.vector_schema(),
+    tracedb.unit_vector(real[]),
+    tracedb.embedding_models(uuid),
+    tracedb.patterns_to_embed(text, integer, uuid, uuid),
+    tracedb.pattern_models(uuid),
+    tracedb.may_see(uuid),
+    tracedb.word_query(text[]),
+    tracedb.word_share(tsquery, tsvector),
+    tracedb.patterns_with_words(text[], text[], integer, uuid),
+    tracedb.nearest_by_scan(halfvec, text, integer, uuid),
+    tracedb.nearest_by_index(halfvec, text, integer, integer, uuid),
+    tracedb.likenesses(halfvec, text, uuid[], uuid),
+    tracedb.pattern_weights(boolean, boolean, jsonb, uuid),
+    tracedb.scored_patterns(
+        uuid[], halfvec, text, tsquery, jsonb, double precision[], timestamptz, uuid),
+    tracedb.embedding_to_search(real[], text, uuid),
+    tracedb.find_patterns(
+        real[], text, jsonb, integer, double precision, text, bigint, timestamptz, uuid),
     tracedb.price_of_class(bigint, numeric),
     tracedb.price_of_tokens(
         bigint, bigint, bigint, bigint, bigint, numeric, numeric, numeric, numeric, numeric, numeric
@@ -213,6 +265,8 @@ grant execute on function
     tracedb.uuid_from_key(timestamptz, text),
     tracedb.new_id(),
     tracedb.is_readable(jsonb),
+    tracedb.pattern_document(text, text, text[]),
+    tracedb.usage_standing(text, boolean, boolean),
     tracedb.external_key(text),
     tracedb.record_types(),
     tracedb.number_count(int8multirange)
@@ -228,13 +282,70 @@ grant execute on function
     tracedb.fold_usage(integer),
     tracedb.add_to_rollups(text, tracedb.usage_contributions[], uuid)
 to tracedb_maintainer;
+grant insert, update, delete on tracedb.success_patterns, tracedb.pattern_embeddings
+to tracedb_maintainer;
+grant update (counted, updated_at) on tracedb.pattern_usage_log to tracedb_maintainer;
 grant select, update (width, ahead_periods) on tracedb.partition_policies
 to tracedb_maintainer;
 grant select on tracedb.partitions to tracedb_maintainer;
 grant execute on function
     tracedb.ensure_partitions(timestamptz, timestamptz),
     tracedb.drain_default_partitions(integer),
-    tracedb.default_partition_rows()
+    tracedb.default_partition_rows(),
+    tracedb.ensure_pattern_indexes(integer, integer)
+to tracedb_maintainer;
+
+-- Learning
+grant select on
+    tracedb.learned_traces,
+    tracedb.learning_progress,
+    tracedb.agent_chaining_patterns,
+    tracedb.error_patterns,
+    tracedb.pattern_prunings,
+    tracedb.agent_chains,
+    tracedb.pattern_effectiveness
+to tracedb_service, tracedb_app, tracedb_reader, tracedb_maintainer;
+grant update (known_fix, fix_set_at, updated_at) on tracedb.error_patterns
+to tracedb_service, tracedb_app;
+grant insert, update, delete on
+    tracedb.learned_traces,
+    tracedb.learning_progress,
+    tracedb.agent_chaining_patterns,
+    tracedb.error_patterns
+to tracedb_maintainer;
+grant insert on tracedb.pattern_prunings to tracedb_maintainer;
+grant execute on function
+    tracedb.error_template(text),
+    tracedb.endpoint_template(text),
+    tracedb.intent_label(jsonb),
+    tracedb.gates_passed(jsonb),
+    tracedb.score_traces(uuid[], uuid),
+    tracedb.score_trace(uuid, uuid),
+    tracedb.newcombe_interval(bigint, bigint, bigint, bigint),
+    tracedb.pattern_lift(uuid, timestamptz, timestamptz, integer, uuid),
+    tracedb.policy_shares(jsonb, jsonb),
+    tracedb.evaluate_routing(jsonb, timestamptz, timestamptz, text, integer, uuid)
+to tracedb_service, tracedb_app, tracedb_reader, tracedb_maintainer;
+grant execute on function
+    tracedb.log_pattern_use(
+        uuid, uuid, boolean, text, boolean, integer, double precision, jsonb, bigint,
+        timestamptz, uuid),
+    tracedb.log_pattern_outcome(
+        uuid, uuid, boolean, double precision, bigint, double precision, text, timestamptz, uuid),
+    tracedb.set_error_fix(uuid, text, uuid)
+to tracedb_service, tracedb_app;
+grant execute on function
+    tracedb.prompt_keywords(text, text[]),
+    tracedb.traces_to_learn(text, timestamptz, integer, uuid, uuid),
+    tracedb.note_learned(text, uuid[], tracedb.learned_traces[], uuid),
+    tracedb.newest_learned(uuid[], uuid),
+    tracedb.patterns_of_traces(uuid[], uuid),
+    tracedb.update_patterns(tracedb.learned_change[], tracedb.trace_pattern[], uuid),
+    tracedb.extract_patterns(timestamptz, integer, uuid, uuid),
+    tracedb.learn_chains(timestamptz, integer, uuid, uuid),
+    tracedb.learn_errors(timestamptz, integer, uuid, uuid),
+    tracedb.fold_pattern_usage(integer),
+    tracedb.prune_patterns(timestamptz, integer, boolean, uuid)
 to tracedb_maintainer;
 
 -- Operations: sizes and delays of all tenants for those who see all tenants

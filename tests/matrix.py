@@ -282,9 +282,10 @@ def _relation_probes(
 ) -> tuple[list[Probe], list[str]]:
     """Try the five verbs; what is to be tried again without the others, and what was wrong."""
     name = relation.name
+    columns = _columns(conn, relation)
     statements = {
         "select": f"select * from {name}",
-        "insert": f"insert into {name} select * from {name}"
+        "insert": f"insert into {name} ({columns}) select {columns} from {name}"
         + ("" if relation.kind == "view" else " on conflict do nothing"),
         "update": f"update {name} set tenant_id = tenant_id",
         "delete": f"delete from {name}",
@@ -325,6 +326,19 @@ def _relation_probes(
     return again, wrong
 
 
+def _columns(conn: Connection, relation: Relation) -> str:
+    """All columns that are written, not generated."""
+    row = conn.execute(
+        "select string_agg(quote_ident(attname), ', ' order by attnum)"
+        " from pg_catalog.pg_attribute where attrelid = %s::regclass and attnum > 0"
+        " and not attisdropped and attgenerated = ''",
+        [relation.name],
+    ).fetchone()
+    assert row is not None
+    columns: str = row[0]
+    return columns
+
+
 def _first_column(conn: Connection, relation: Relation) -> str:
     row = conn.execute(
         "select attname from pg_catalog.pg_attribute"
@@ -344,8 +358,10 @@ def _trespasses(
     if row is None:
         return [], [f"{relation.name}: B has no row that A has not: let two_tenants.fill write one"]
     theirs = json.loads(row)
+    columns = _columns(conn, relation)
     insert = (
-        f"insert into {relation.name} select (json_populate_record(null::{relation.name}, %s)).*"
+        f"insert into {relation.name} ({columns})"
+        f" select {columns} from json_populate_record(null::{relation.name}, %s)"
     )
     ours = json.dumps({**theirs, "tenant_id": str(A)})
     again: list[Probe] = []
@@ -441,7 +457,12 @@ def _call(
     given = function.arguments[: len(function.arguments) - left_out]
     params = tuple(_value(conn, function, name, type_, target) for name, type_ in given)
     # the table that ("table_name", "text") below names
-    types = [type_.replace("anyarray", "tracedb.llm_spans[]") for _, type_ in given]
+    types = [
+        type_.replace("anyarray", "tracedb.llm_spans[]").replace(
+            "anyelement", "tracedb.pattern_settings"
+        )
+        for _, type_ in given
+    ]
     arguments = ", ".join(f"%s::{type_}" for type_ in types)
     called = f"tracedb.{function.short_name}({arguments})"
     return Probe(
@@ -521,6 +542,33 @@ def _values(conn: Connection, target: Target) -> tuple[dict[tuple[str, str], Any
         ("width", "text"): "hour",
         ("line", "tracedb.usage_contributions"): None,
         ("shares", "double precision[]"): [0.5],
+        ("subject", "text"): "error",
+        ("changes", "tracedb.learned_change[]"): "{}",
+        ("shapes", "tracedb.trace_pattern[]"): "{}",
+        ("fingerprint", "uuid"): _fingerprint(conn, target.tenant),
+        ("arm", "text"): "pattern",
+        ("rank", "integer"): 1,
+        ("score_parts", "jsonb"): "{}",
+        ("policy", "jsonb"): '"greedy"',
+        ("candidates", "jsonb"): '[{"agent": "x", "score": 1}]',
+        ("reward", "text"): "score",
+        ("min_effective", "integer"): 2,
+        ("model", "text"): "shared",
+        ("query", "text"): f"said by {whose}",
+        ("min_score", "double precision"): 0.0,
+        ("context", "jsonb"): json.dumps({"intent": f"of {whose}"}),
+        ("settings", "jsonb"): json.dumps({"min_score": 0.2}),
+        ("fields", "jsonb"): json.dumps({"min_score": 0.2}),
+        ("pattern", "jsonb"): json.dumps({"prompt": f"said by {whose}"}),
+        ("hook_sequence", "jsonb"): "[]",
+        ("endpoint_sequence", "jsonb"): "[]",
+        ("embeddings", "real[]"): "{{1,0.5,0}}",
+        ("words", "text[]"): ["said"],
+        ("candidates", "text[]"): ["said"],
+        ("dimension", "integer"): 3,
+        ("kind", "text"): "vectors",
+        ("after", "uuid"): UUID(int=0),
+        ("max_memory_mb", "integer"): 64,
     }
     by_type = {
         "uuid": target.trace_id,
@@ -547,8 +595,28 @@ def _values(conn: Connection, target: Target) -> tuple[dict[tuple[str, str], Any
         "tracedb.partition_policies": "(traces,{llm_spans},week,1)",
         "tracedb.execution_traces": None,
         "tracedb.trace_filter": None,
+        "double precision": 0.5,
+        "double precision[]": [0.4, 0.2, 0.2, 0.1, 0.1],
+        "smallint": 3,
+        "real[]": "{1,0.5,0}",
+        "halfvec": "[1,0.5,0]",
+        "tsquery": "said",
+        "tsvector": "'said'",
+        "anyelement": None,
     }
     return named, by_type
+
+
+def _fingerprint(conn: Connection, tenant: UUID) -> UUID:
+    """Of an error that only this tenant has."""
+    row = conn.execute(
+        "select fingerprint from tracedb.error_patterns where tenant_id = %s"
+        " order by fingerprint limit 1",
+        [tenant],
+    ).fetchone()
+    assert row is not None
+    fingerprint: UUID = row[0]
+    return fingerprint
 
 
 def _dead_letters(conn: Connection, tenant: UUID) -> list[UUID]:

@@ -289,3 +289,55 @@ select * from tracedb.get_cost_breakdown(
 --     span_cost_adjustments_pkey recent
 --     tenant_cost_events_pkey recent
 select * from tracedb.get_cost_breakdown('model', now() - interval '7 days', now(), :'tenant');
+
+-- patterns_found: patterns near in meaning, or with the words, and how they have done.
+--     pattern_embeddings_pkey|pattern_embeddings_content_idx|pattern_embeddings_pattern_idx 3
+--     success_patterns_pkey|success_patterns_signature 2
+--     success_patterns_retired_idx 1
+--     pattern_usage_log_uncounted_idx all
+select * from tracedb.find_patterns(
+    array_fill(1::real, array[256]), 'word7', tenant_id => :'tenant');
+
+-- patterns_without_embedding: what is to be embedded, and what its text has already.
+--     success_patterns_pkey 1
+--     pattern_embeddings_pkey|pattern_embeddings_pattern_idx 1
+--     pattern_embeddings_content_idx 1
+select * from tracedb.patterns_to_embed('another', 100, tenant_id => :'tenant');
+
+-- models_of_pattern: a pattern with its history and the models it has embeddings of.
+--     success_patterns_pkey 1
+--     pattern_embeddings_pattern_idx 1
+--     pattern_usage_log_uncounted_idx all
+select tracedb.get_pattern(tracedb.uuid_from_key('2026-01-01', '3'), :'tenant');
+
+-- uses_of_trace: the patterns used in a trace.
+--     pattern_usage_log_pkey 1
+select * from tracedb.pattern_usage_log where tenant_id = :'tenant' and trace_id = :'trace';
+
+-- learned_of_trace: what a trace has added to what is learned.
+--     learned_traces_pkey 1
+select * from tracedb.learned_traces where tenant_id = :'tenant' and trace_id = :'trace';
+
+-- newest_of_pattern: the newest traces of a pattern, chain or error.
+--     learned_traces_learned_id_idx all
+select trace_id from tracedb.learned_traces
+where tenant_id = :'tenant' and learned_id = md5('3')::uuid
+order by trace_id desc limit 200;
+
+-- error_by_fingerprint: an error, to write down what helps against it.
+--     error_patterns_pkey 1
+select * from tracedb.error_patterns where tenant_id = :'tenant' and fingerprint = md5('3')::uuid;
+
+-- chain_by_id: a sequence of agents.
+--     agent_chaining_patterns_pkey 1
+select * from tracedb.agent_chaining_patterns
+where tenant_id = :'tenant' and chain_id = md5('3')::uuid;
+
+-- receipts: the patterns that were given up, the newest first.
+--     pattern_prunings_pkey 1
+select * from tracedb.pattern_prunings where tenant_id = :'tenant'
+order by pruning_id desc limit 10;
+
+-- progress_of_learning: how far learning has come.
+--     learning_progress_pkey 1
+select * from tracedb.learning_progress where tenant_id = :'tenant' and subject = 'error';

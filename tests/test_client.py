@@ -18,7 +18,7 @@ from psycopg_pool import ConnectionPool
 import tracedb
 from records import at, one_of_each, span, trace, trace_id
 from servers import Server
-from tracedb import money, queries, resources
+from tracedb import learning, money, patterns, queries, resources
 from tracedb.client import Call, DatabaseCalls, TenantCalls
 
 Act = Callable[[Callable[[Any], Any]], Any]
@@ -283,9 +283,9 @@ def test_a_query_runs_on_any_connection(database: str, tenant: UUID) -> None:
 
 
 def functions() -> Iterator[tuple[str, Callable[..., Any]]]:
-    for module in (queries, money):
+    for module in (queries, money, patterns, learning):
         for name, function in inspect.getmembers(module, inspect.isfunction):
-            if function.__module__ == module.__name__:
+            if function.__module__ == module.__name__ and not name.startswith("_"):
                 yield name, function
 
 
@@ -298,7 +298,8 @@ def test_every_statement_has_one_function_and_every_function_a_method() -> None:
         if isinstance(value, Call)
     }
 
-    statements = {*resources.statements("queries.sql"), *resources.statements("money.sql")}
+    files = ("queries.sql", "money.sql", "patterns.sql", "learning.sql")
+    statements = {name for file in files for name in resources.statements(file)}
     assert statements == names | {"set_tenant"}
     assert methods | {"ingest"} == names
     assert all(function.__doc__ for _, function in functions())

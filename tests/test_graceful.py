@@ -47,12 +47,23 @@ EMPTY: dict[str, Any] = {
     **dict.fromkeys(("get_tenant_daily_cost", "set_budget", "forecast_costs"), None),
     **dict.fromkeys(("remove_budget", "settle_budget", "release_budget"), False),
     "reserve_budget": True,
+    "set_error_fix": False,
+    **dict.fromkeys(("score_trace", "extract_patterns", "learn_chains", "learn_errors"), None),
+    **dict.fromkeys(("log_pattern_use", "log_pattern_outcome", "evaluate_routing"), None),
+    **dict.fromkeys(("save_pattern", "get_pattern", "replay_plan"), None),
+    "retire_pattern": False,
+    **{name: {} for name in ("pattern_settings", "set_pattern_settings")},
+    **dict.fromkeys(("put_embeddings", "drop_embedding_model"), 0),
 }
 ARGUMENTS: dict[str, Any] = {
     **dict.fromkeys(("external_id", "user_id", "route", "agent_id"), "x"),
     "trace_id": UUID(trace_id()),
     "as_of": NOON,
     "since": NOON,
+    "fingerprint": UUID(int=1),
+    "known_fix": "x",
+    "success": True,
+    "policy": "greedy",
     "provider": "openai",
     "by": "day",
     "name": "x",
@@ -61,6 +72,11 @@ ARGUMENTS: dict[str, Any] = {
     **dict.fromkeys(("amount_usd", "cost_usd"), Decimal(1)),
     **dict.fromkeys(("first_day", "last_day"), NOON.date()),
     **dict.fromkeys(("prices", "lines"), ()),
+    "pattern": {"prompt": "x"},
+    "pattern_id": UUID(int=1),
+    **dict.fromkeys(("reason", "model"), "x"),
+    "settings": {"min_score": 0.5},
+    **dict.fromkeys(("pattern_ids", "embeddings", "prompt_hashes"), ()),
 }
 
 

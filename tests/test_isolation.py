@@ -36,7 +36,7 @@ def test_the_matrix_covers_every_object(conn: psycopg.Connection[Any]) -> None:
     kinds = [relation.kind for relation in objects.relations(conn)]
 
     assert {"event", "tenant", "setting", "partition", "view", "ledger"} == set(kinds)
-    assert kinds.count("event") == 10
+    assert kinds.count("event") == 11
     assert kinds.count("partition") > 6 * 10  # those that fill() made among them
     assert len(objects.functions(conn)) > 40
 

@@ -24,13 +24,14 @@ PARENTS = [
     "endpoint_calls",
     "execution_traces",
     "hook_executions",
+    "learned_traces",
     "llm_spans",
     "span_cost_adjustments",
     "trace_payloads",
     "usage_contributions",
 ]
 EVENTS = ["agent_executions", "platform_events", "tenant_cost_events"]
-EVERY = sorted([*PARENTS, *EVENTS])
+EVERY = sorted([*PARENTS, *EVENTS, "pattern_usage_log"])
 
 Connection = psycopg.Connection[Any]
 
@@ -103,6 +104,12 @@ def write(conn: Connection, at: datetime, number: int = 1, tenant: UUID = A) -> 
         " (tenant_id, trace_id, span_id, span_updated_at, cost_usd, reason)"
         " values (%s, %s, '\\x0000000000000001', %s, 1, 'test')",
         [tenant, uuid7(at, number), at],
+    )
+    conn.execute(
+        "insert into tracedb.learned_traces"
+        " (tenant_id, trace_id, subject, learned_id, occurrences, successes)"
+        " values (%s, %s, 'error', %s, 1, 0)",
+        [tenant, uuid7(at, number), uuid7(at, number)],
     )
 
 

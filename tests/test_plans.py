@@ -57,6 +57,80 @@ _ADJUSTED = (
     "vacuum analyze tracedb.llm_spans, tracedb.span_cost_adjustments",
 )
 
+# What was learned of 500 things, of every trace a little, and how far for many more tenants.
+_LEARNED = (
+    """
+    insert into tracedb.learned_traces (
+        tenant_id, trace_id, subject, learned_id, occurrences, successes
+    )
+    select
+        tenant_id, trace_id, 'error', md5((abs(hashtext(trace_id::text)) % 500)::text)::uuid, 1, 0
+    from tracedb.execution_traces
+    """,
+    """
+    insert into tracedb.error_patterns (
+        tenant_id, fingerprint, template, operation, occurrences, trace_count, first_seen_at,
+        last_seen_at
+    )
+    select t.tenant_id, md5(n::text)::uuid, 'no', 'llm', 1, 1, now(), now()
+    from (select distinct tenant_id from tracedb.execution_traces) as t
+    cross join generate_series(1, 500) as n
+    """,
+    """
+    insert into tracedb.agent_chaining_patterns (
+        tenant_id, chain_id, agent_sequence, trace_count, success_count, first_seen_at, last_seen_at
+    )
+    select tenant_id, fingerprint, '{a,b}', 1, 1, now(), now() from tracedb.error_patterns
+    """,
+    """
+    insert into tracedb.pattern_prunings (
+        tenant_id, pattern_id, reason, uses, successes, failures, success_rate_high, last_used_at
+    )
+    select tenant_id, fingerprint, 'no', 5, 0, 5, 0.1, now() from tracedb.error_patterns
+    """,
+    """
+    insert into tracedb.learning_progress (tenant_id, subject, cursor)
+    select t, s, '' from (
+        select distinct tenant_id from tracedb.execution_traces
+        union all
+        select gen_random_uuid() from generate_series(1, 500)
+    ) as t(t)
+    cross join unnest(array['pattern', 'chain', 'error']) as s
+    """,
+    "vacuum analyze tracedb.learned_traces, tracedb.error_patterns,"
+    " tracedb.agent_chaining_patterns, tracedb.pattern_prunings, tracedb.learning_progress",
+)
+
+# Patterns of every tenant, a twentieth of them retired, with embeddings and uses over the weeks.
+_PATTERNS = (
+    """
+    insert into tracedb.success_patterns (tenant_id, pattern_id, signature, prompt, retired_at)
+    select t.tenant_id, tracedb.uuid_from_key('2026-01-01', n::text), gen_random_uuid(),
+        format('word%s thing%s', n, n % 7), case when n % 20 = 0 then now() end
+    from (select distinct tenant_id from tracedb.execution_traces) as t
+    cross join generate_series(1, 500) as n
+    """,
+    """
+    insert into tracedb.pattern_embeddings (
+        tenant_id, model, pattern_id, dimension, content_hash, embedding
+    )
+    select tenant_id, 'm', pattern_id, 256, prompt_hash,
+        (array_fill(1::real, array[255]) || (row_number() over (order by signature))::real)::halfvec
+    from tracedb.success_patterns
+    """,
+    """
+    insert into tracedb.pattern_usage_log (
+        tenant_id, trace_id, pattern_id, used_at, success, counted
+    )
+    select tenant_id, trace_id, tracedb.uuid_from_key('2026-01-01', n::text), started_at, true,
+        case when n = 1 then 'open' else 'success' end
+    from tracedb.execution_traces
+    cross join lateral (select 1 + abs(hashtext(trace_id::text)) % 500 as n) as r
+    """,
+    "vacuum analyze tracedb.success_patterns, tracedb.pattern_embeddings,"
+    " tracedb.pattern_usage_log",
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Query:
@@ -132,7 +206,7 @@ def data(server: Server, template: str) -> Iterator[Data]:
                 users=TENANTS * 40,
                 part_bytes=640,
             )
-            for statement in _ADJUSTED:
+            for statement in (*_ADJUSTED, *_PATTERNS, *_LEARNED):
                 conn.execute(statement)
             while conn.execute("select 1 from tracedb.fold_usage(20000)").fetchone():
                 pass

@@ -95,6 +95,22 @@ def test_a_budget_is_spent(database: str) -> None:
     assert run(block("python", 5), TRACEDB_DSN=database) == "9.98\n"
 
 
+def test_a_pattern_is_found_again(database: str) -> None:
+    shown = run(block("python", 6), TRACEDB_DSN=database)
+
+    assert shown.startswith("0.666667 ['find_booking', 'cancel_booking', 'refund'] {")
+    assert shown.endswith("\n1\n")
+
+
+def test_what_is_learned_is_used(database: str) -> None:
+    (shown,) = (
+        each
+        for each in re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+        if "log_pattern_use" in each
+    )
+    assert run(shown, TRACEDB_DSN=database) == "2 1 1.0\n"
+
+
 def test_the_same_in_sql_runs(database: str) -> None:
     shown = psql(database, input=block("sql"))
 

@@ -131,7 +131,10 @@ def fill(conn: psycopg.Connection[Any]) -> None:
             assert answer is not None
             assert len(answer[0]["rejected"]) == 1
         _spend(conn, tenant)
+        _learn(conn, tenant)
+        _learn_from_traces(conn, tenant)
     conn.execute("select count(*) from tracedb.fold_usage()")
+    conn.execute("select count(*) from tracedb.ensure_pattern_indexes()")
     for tenant in (A, B):  # what is not folded yet
         conn.execute(
             "select tracedb.ingest(%s::json, %s)", [json.dumps(all_records(tenant)[:1]), tenant]
@@ -176,3 +179,72 @@ def _spend(conn: psycopg.Connection[Any], tenant: UUID) -> None:
     conn.execute("select tracedb.check_budgets(tenant_id => %s)", [tenant])
     for reservation in (SHARED, ONLY[tenant]):
         conn.execute("select tracedb.reserve_budget(%s, 1, tenant_id => %s)", [reservation, tenant])
+
+
+def _learn(conn: psycopg.Connection[Any], tenant: UUID) -> None:
+    """Patterns, one with an id that both tenants have, with embeddings and uses."""
+    whose = "A" if tenant == A else "B"
+    for pattern_id in (SHARED, ONLY[tenant]):
+        conn.execute(
+            "insert into tracedb.success_patterns (tenant_id, pattern_id, signature, prompt,"
+            " intent, agent_id, tool_sequence, trace_count, success_count, last_seen_at)"
+            " values (%s, %s, %s, %s, %s, %s, '{search}', 4, 3, %s)",
+            [
+                tenant,
+                pattern_id,
+                pattern_id,
+                f"said by {whose}",
+                f"of {whose}",
+                f"agent of {whose}",
+                NOW,
+            ],
+        )
+        for model in ("shared", f"of {whose}"):
+            conn.execute(
+                "insert into tracedb.pattern_embeddings"
+                " (tenant_id, model, pattern_id, dimension, content_hash, embedding)"
+                " values (%s, %s, %s, 3, %s, %s)",
+                [tenant, model, pattern_id, pattern_id, "[1,0,0]" if tenant == A else "[0,1,0]"],
+            )
+        for trace_id in (SHARED, uuid7(FRESH, 2), uuid7(STRAY, 3)):
+            conn.execute(
+                "insert into tracedb.pattern_usage_log"
+                " (tenant_id, trace_id, pattern_id, used_at, success) values (%s, %s, %s, %s, %s)",
+                [tenant, trace_id, pattern_id, NOW, tenant == A],
+            )
+    for text in ("said by A", "said by B"):  # both have both
+        conn.execute("select tracedb.save_pattern(%s, %s)", [json.dumps({"prompt": text}), tenant])
+    # so small a size that both have indexes of their own, and nothing is left to chance
+    changes = {"explore_share": 0, "exact_search_limit": 0, "word_search_limit": 0}
+    if tenant == B:
+        changes["half_life_days"] = 10
+    conn.execute("select tracedb.set_pattern_settings(%s, %s)", [json.dumps(changes), tenant])
+
+
+def _learn_from_traces(conn: psycopg.Connection[Any], tenant: UUID) -> None:
+    """What was learned from traces, how far, and what was given up."""
+    whose = "A" if tenant == A else "B"
+    for subject in ("extract_patterns", "learn_errors"):
+        conn.execute(
+            f"select tracedb.{subject}(%s, tenant_id => %s)".encode(),
+            [FRESH - timedelta(days=1), tenant],
+        )
+    for chain_id in (SHARED, ONLY[tenant]):
+        conn.execute(
+            "insert into tracedb.agent_chaining_patterns (tenant_id, chain_id, agent_sequence,"
+            " trace_count, success_count, first_seen_at, last_seen_at)"
+            " values (%s, %s, %s, 2, 1, %s, %s)",
+            [tenant, chain_id, [f"agent of {whose}", "other"], NOW, NOW],
+        )
+        conn.execute(
+            "insert into tracedb.pattern_prunings (tenant_id, pruning_id, pattern_id, reason, uses,"
+            " successes, failures, success_rate_high, last_used_at)"
+            " values (%s, %s, %s, %s, 5, 0, 5, 0.1, %s)",
+            [tenant, chain_id, chain_id, f"of {whose}", NOW],
+        )
+    for subject in ("pattern",) if tenant == A else ("pattern", "chain"):
+        conn.execute(
+            "insert into tracedb.learning_progress (tenant_id, subject, cursor)"
+            " values (%s, %s, %s)",
+            [tenant, subject, whose],
+        )

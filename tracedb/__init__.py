@@ -6,6 +6,7 @@ from importlib.metadata import version
 
 from tracedb.backlog import Stats
 from tracedb.client import AsyncTenant, AsyncTraceDB, Tenant, TraceDB, connect, connect_async
+from tracedb.embeddings import Cached, Embedder, MiniLM, embed_patterns
 from tracedb.errors import (
     ConnectionFailed,
     InvalidInput,
@@ -13,6 +14,18 @@ from tracedb.errors import (
     PermissionDenied,
     TenantMissing,
     TracedbError,
+)
+from tracedb.learning_rows import (
+    AgentChain,
+    Criterion,
+    ErrorPattern,
+    FoldedUses,
+    Learned,
+    PatternEffectiveness,
+    PatternLift,
+    PrunedPattern,
+    RoutingValue,
+    TraceScore,
 )
 from tracedb.money_rows import (
     BudgetAlert,
@@ -28,6 +41,13 @@ from tracedb.money_rows import (
     UnpricedUsage,
 )
 from tracedb.pack import Limits
+from tracedb.pattern_rows import (
+    FoundPattern,
+    Pattern,
+    PatternIndex,
+    PatternModel,
+    PatternToEmbed,
+)
 from tracedb.query import Query, run, run_async
 from tracedb.rows import (
     AgentPerformance,
@@ -62,6 +82,7 @@ from tracedb.writer import AsyncWriter, Writer, get_writer, set_writer
 __version__ = version("tracedb")
 
 __all__ = [
+    "AgentChain",
     "AgentPerformance",
     "AgentReport",
     "Analytics",
@@ -71,24 +92,39 @@ __all__ = [
     "AsyncWriter",
     "BudgetAlert",
     "BudgetStatus",
+    "Cached",
     "ChurnRisk",
     "ConnectionFailed",
     "CostForecast",
     "CostShare",
+    "Criterion",
     "DashboardSummary",
     "DeadLetter",
+    "Embedder",
     "EndpointReliability",
     "ErrorGroup",
+    "ErrorPattern",
     "FeatureAdoption",
     "Folded",
+    "FoldedUses",
+    "FoundPattern",
     "HookPerformance",
     "InvalidInput",
     "InvoiceLine",
+    "Learned",
     "Limits",
+    "MiniLM",
     "ModelName",
     "ModelPrice",
     "NotMigrated",
+    "Pattern",
+    "PatternEffectiveness",
+    "PatternIndex",
+    "PatternLift",
+    "PatternModel",
+    "PatternToEmbed",
     "PermissionDenied",
+    "PrunedPattern",
     "Query",
     "Receipt",
     "Reconciliation",
@@ -96,6 +132,7 @@ __all__ = [
     "RepricedModel",
     "Repricing",
     "Requeued",
+    "RoutingValue",
     "Stats",
     "Tenant",
     "TenantHealth",
@@ -103,6 +140,7 @@ __all__ = [
     "TraceChange",
     "TraceDB",
     "TracePage",
+    "TraceScore",
     "TraceSummary",
     "TracedbError",
     "TreeNode",
@@ -117,6 +155,7 @@ __all__ = [
     "connect",
     "connect_async",
     "current_span",
+    "embed_patterns",
     "get_writer",
     "run",
     "run_async",

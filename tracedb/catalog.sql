@@ -158,6 +158,9 @@ select
     || case when i.indisclustered then ' [clustered]' else '' end
 from pg_index i
 join relation r on r.oid = i.indrelid
+join pg_class c on c.oid = i.indexrelid
+-- not those that ensure_pattern_indexes builds for large tenants
+where c.relname !~ '^(pattern_embeddings_hnsw|success_patterns_words)_[0-9a-f]{16}$'
 
 union all
 select 'statistics ' || s.stxname, pg_get_statisticsobjdef(s.oid)

@@ -36,6 +36,8 @@ SUBJECTS = (
     "tracedb.cli_grafana",
     "tracedb.cli_prices",
     "tracedb.cli_cost",
+    "tracedb.cli_patterns",
+    "tracedb.cli_learning",
 )
 
 INTERRUPTED = 130

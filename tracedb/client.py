@@ -22,7 +22,7 @@ from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool, ConnectionPool
 
 from tracedb import dsn as where
-from tracedb import money, queries, storing
+from tracedb import learning, money, patterns, queries, storing
 from tracedb.errors import ConnectionFailed, InvalidInput, TenantMissing
 from tracedb.query import Query, run, run_async
 from tracedb.records import Record
@@ -69,7 +69,7 @@ class Call(Generic[P, T]):
 
 
 class TenantCalls:
-    """What both colours of a tenant can be asked; see tracedb/queries.py and money.py."""
+    """What both colours of a tenant can be asked; see queries.py, money.py and patterns.py."""
 
     find_trace = Call(queries.find_trace)
     get_trace = Call(queries.get_trace)
@@ -118,6 +118,31 @@ class TenantCalls:
     settle_budget = Call(money.settle_budget)
     release_budget = Call(money.release_budget)
     forecast_costs = Call(money.forecast_costs)
+    save_pattern = Call(patterns.save_pattern)
+    get_pattern = Call(patterns.get_pattern)
+    list_patterns = Call(patterns.list_patterns)
+    retire_pattern = Call(patterns.retire_pattern)
+    find_patterns = Call(patterns.find_patterns)
+    replay_plan = Call(patterns.replay_plan)
+    pattern_settings = Call(patterns.pattern_settings)
+    set_pattern_settings = Call(patterns.set_pattern_settings)
+    patterns_to_embed = Call(patterns.patterns_to_embed)
+    put_embeddings = Call(patterns.put_embeddings)
+    pattern_models = Call(patterns.pattern_models)
+    drop_embedding_model = Call(patterns.drop_embedding_model)
+    score_trace = Call(learning.score_trace)
+    extract_patterns = Call(learning.extract_patterns)
+    learn_chains = Call(learning.learn_chains)
+    learn_errors = Call(learning.learn_errors)
+    agent_chains = Call(learning.agent_chains)
+    error_patterns = Call(learning.error_patterns)
+    set_error_fix = Call(learning.set_error_fix)
+    log_pattern_use = Call(learning.log_pattern_use)
+    log_pattern_outcome = Call(learning.log_pattern_outcome)
+    pattern_effectiveness = Call(learning.pattern_effectiveness)
+    pattern_lift = Call(learning.pattern_lift)
+    evaluate_routing = Call(learning.evaluate_routing)
+    prune_patterns = Call(learning.prune_patterns)
 
 
 class DatabaseCalls:
@@ -133,6 +158,10 @@ class DatabaseCalls:
     model_prices = Call(money.model_prices)
     unpriced_names = Call(money.unpriced_names)
     tenants_with_spans = Call(money.tenants_with_spans)
+    ensure_pattern_indexes = Call(patterns.ensure_pattern_indexes)
+    fold_pattern_usage = Call(learning.fold_pattern_usage)
+    tenants_to_learn = Call(learning.tenants_to_learn)
+    tenants_with_patterns = Call(learning.tenants_with_patterns)
 
 
 class TraceDB(DatabaseCalls):

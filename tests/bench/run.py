@@ -16,7 +16,7 @@ import psycopg
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import tracedb.server
-from bench import bulk, ingest, reads, rollups, sized, writer  # noqa: F401  # they register their benchmarks
+from bench import bulk, ingest, learning, patterns, reads, rollups, sized, writer  # noqa: F401  # they register their benchmarks
 from bench.harness import BENCHMARKS, Context, environment, run
 
 # As on a small server of one's own; what a commit promises is kept.
@@ -37,7 +37,7 @@ def main() -> int:
     if not chosen:
         print(f"no benchmark is named {' or '.join(options.only)}", file=sys.stderr)
         return 2
-    scale = QUICK if options.quick else 1.0
+    scale = QUICK if options.quick else options.scale
     scratch = Path(tempfile.mkdtemp(prefix="tracedb-bench-"))
     scratch.chmod(0o755)  # the server may run as another OS user
     try:
@@ -64,6 +64,7 @@ def parser() -> argparse.ArgumentParser:
         "--only", nargs="+", default=[""], metavar="NAME", help=f"begins of: {names}"
     )
     parser.add_argument("--quick", action="store_true", help="a hundredth of the data")
+    parser.add_argument("--scale", type=float, default=1.0, metavar="S", help="share of it (1)")
     parser.add_argument("--repeat", type=int, default=3, metavar="N", help="rounds (3)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every sample there")
     return parser

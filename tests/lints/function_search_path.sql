@@ -13,6 +13,12 @@ where p.pronamespace = 'tracedb'::regnamespace
         to_regprocedure('tracedb.is_uuid7(uuid)'), to_regprocedure('tracedb.is_readable(jsonb)'),
         to_regprocedure('tracedb.external_key(text)'), to_regprocedure('tracedb.record_types()'),
         to_regprocedure('tracedb.price_of_class(bigint, numeric)'),
+        to_regprocedure('tracedb.usage_standing(text, boolean, boolean)'),
+        to_regprocedure('tracedb.word_share(tsquery, tsvector)'),
+        to_regprocedure(
+            'tracedb.wilson_lower(double precision, double precision, double precision)'),
+        to_regprocedure(
+            'tracedb.wilson_upper(double precision, double precision, double precision)'),
         to_regprocedure('tracedb.price_of_tokens(bigint, bigint, bigint, bigint, bigint, numeric, '
             'numeric, numeric, numeric, numeric, numeric)'),
         to_regprocedure(

@@ -9,5 +9,7 @@ where p.pronamespace = 'tracedb'::regnamespace
     )
     and p.proname not in (
         'create_partition', 'cover_period',  -- called by ensure_ and drain_partitions
-        'co_locate'                          -- called by migrations
+        'co_locate',                         -- called by migrations
+        'wanted_pattern_indexes', 'build_pattern_index',
+        'common_pattern_words'               -- called by ensure_pattern_indexes
     )
