@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -133,15 +133,14 @@ def tenant_tables(conn: Connection) -> list[str]:
     ]
 
 
-def fingerprint(conn: Connection, spared: UUID | None) -> tuple[Any, ...]:
-    """Changes with any row of any tenant but `spared`."""
+def fingerprints(conn: Connection, spared: UUID | None, tables: Iterable[str]) -> dict[str, str]:
+    """By table, what changes with any row of any tenant but `spared`."""
     query = " union all ".join(
         f"select '{table}', md5(coalesce(string_agg(md5(t::text), '' order by md5(t::text)), ''))"
         f" from {table} as t where tenant_id is distinct from %(spared)s"
-        for table in tenant_tables(conn)
+        for table in tables
     )
-    # in order: a parallel plan gives the tables in any
-    return tuple(conn.execute(f"{query} order by 1".encode(), {"spared": spared}).fetchall())
+    return dict(conn.execute(query.encode(), {"spared": spared}).fetchall()) if query else {}
 
 
 @contextmanager
@@ -159,8 +158,8 @@ def findings(conn: Connection, only: str | None = None) -> list[str]:
 
     As the administrator of a database that `fill` was called on; `only` names one object.
     """
-    problems: list[str] = []
-    probes: list[Probe] = []
+    trial = Trial(conn)
+    problems = trial.problems
     tables = [each for each in relations(conn) if only in (None, each.name)]
     calls = [each for each in functions(conn) if only in (None, each.name)]
     for relation in tables:
@@ -171,57 +170,73 @@ def findings(conn: Connection, only: str | None = None) -> list[str]:
     # by role, so that plans are made anew a few times only
     for actor in sorted(ACTORS, key=lambda actor: actor.role):
         for relation in tables:
-            more, wrong = _relation_probes(conn, relation, actor)
-            probes += more
-            problems += wrong
+            _try_relation(trial, relation, actor)
         for function in calls:
             if function.kind in ("f", "a"):
-                more, wrong = _function_probes(conn, function, actor)
-                probes += more
-                problems += wrong
-    return problems + _noticed(conn, probes)
-
-
-def _noticed(conn: Connection, probes: list[Probe]) -> list[str]:
-    """Acts that answer differently when the rows of others are gone, or that change those rows."""
-    own = {actor: (B,) if actor.tenant else (A, B) for actor in ACTORS}
-    before = {tenant: fingerprint(conn, tenant) for tenant in (A, None)}
-    problems = []
-    answers = {}
-    for probe in probes:
-        with _savepoint(conn):
-            _become(conn, probe.actor)
-            written = _written(conn)
-            answers[probe] = _outcome(conn, probe)
-            if probe.writes and not answers[probe].sqlstate and _written(conn) != written:
-                conn.execute("set local role none")
-                if fingerprint(conn, probe.actor.tenant) != before[probe.actor.tenant]:
-                    problems.append(
-                        f"{probe.actor.name}: {probe.act} {probe.object}: changes rows of others"
-                    )
-    for others in ((B,), (A, B)):
-        with without(conn, *others):
-            for probe in probes:
-                if own[probe.actor] == others:
-                    alone = attempt(conn, probe)
-                    if alone != answers[probe]:
-                        problems.append(
-                            f"{probe.actor.name}: {probe.act} {probe.object}:"
-                            f" {answers[probe]}, but {alone} when nobody else has rows"
-                        )
+                _try_function(trial, function, actor)
+    trial.compare()
     return problems
 
 
-def _written(conn: Connection) -> int:
-    """Another number after any write of this transaction, taken back or not."""
-    row = conn.execute(
-        "select sum(pg_stat_get_xact_tuples_inserted(oid) + pg_stat_get_xact_tuples_updated(oid)"
-        " + pg_stat_get_xact_tuples_deleted(oid) + relfilenode::bigint)::bigint"  # or truncated
-        " from pg_catalog.pg_class where relkind = 'r' and relnamespace = 'tracedb'::regnamespace"
-    ).fetchone()
-    assert row is not None
-    written: int = row[0]
-    return written
+class Trial:
+    """What was tried so far, what came of it, and who was found to be noticed or harmed by it."""
+
+    def __init__(self, conn: Connection) -> None:
+        self.conn = conn
+        self.problems: list[str] = []
+        self.answers: dict[Probe, Outcome] = {}
+        self._tables = tenant_tables(conn)
+        self._before = {tenant: fingerprints(conn, tenant, self._tables) for tenant in (A, None)}
+        self._writes = _writes(conn)
+
+    def attempt(self, probe: Probe) -> Outcome:
+        """Act, see what comes of it and whether it changes rows of others, and take it back."""
+        with _savepoint(self.conn):
+            _become(self.conn, probe.actor)
+            outcome = _outcome(self.conn, probe)
+            if probe.writes and not outcome.sqlstate:
+                self._look_for_changes(probe)
+        return outcome
+
+    def _look_for_changes(self, probe: Probe) -> None:
+        writes = _writes(self.conn)
+        written = [table for table in self._tables if writes[table] != self._writes[table]]
+        self._writes = writes
+        if written:
+            self.conn.execute("set local role none")
+            spared = probe.actor.tenant
+            after = fingerprints(self.conn, spared, written)
+            if any(after[table] != self._before[spared][table] for table in written):
+                self.problems.append(
+                    f"{probe.actor.name}: {probe.act} {probe.object}: changes rows of others"
+                )
+
+    def compare(self) -> None:
+        """Act again where the others have no rows: the answers must be the same."""
+        own = {actor: (B,) if actor.tenant else (A, B) for actor in ACTORS}
+        for others in ((B,), (A, B)):
+            with without(self.conn, *others):
+                for probe, answer in self.answers.items():
+                    if own[probe.actor] == others:
+                        alone = attempt(self.conn, probe)
+                        if alone != answer:
+                            self.problems.append(
+                                f"{probe.actor.name}: {probe.act} {probe.object}:"
+                                f" {answer}, but {alone} when nobody else has rows"
+                            )
+
+
+def _writes(conn: Connection) -> dict[str, int]:
+    """By table: another number after any write of this transaction, taken back or not."""
+    return dict(
+        conn.execute(
+            "select coalesce(pg_partition_root(oid), oid)::regclass::text,"
+            " sum(pg_stat_get_xact_tuples_inserted(oid) + pg_stat_get_xact_tuples_updated(oid)"
+            " + pg_stat_get_xact_tuples_deleted(oid) + relfilenode::bigint)::bigint"  # or truncated
+            " from pg_catalog.pg_class"
+            " where relkind = 'r' and relnamespace = 'tracedb'::regnamespace group by 1"
+        ).fetchall()
+    )
 
 
 def _unsuited(conn: Connection, relation: Relation) -> list[str]:
@@ -277,10 +292,9 @@ def _general_count(conn: Connection, relation: Relation) -> int:
     return count
 
 
-def _relation_probes(
-    conn: Connection, relation: Relation, actor: Actor
-) -> tuple[list[Probe], list[str]]:
-    """Try the five verbs; what is to be tried again without the others, and what was wrong."""
+def _try_relation(trial: Trial, relation: Relation, actor: Actor) -> None:
+    """Try the five verbs."""
+    conn = trial.conn
     name = relation.name
     columns = _columns(conn, relation)
     statements = {
@@ -295,12 +309,10 @@ def _relation_probes(
         column = _first_column(conn, relation)
         statements["update"] = f'update {name} set "{column}" = "{column}"'
     denied = DENIED_ON_VIEWS if relation.kind == "view" else DENIED
-    again: list[Probe] = []
-    wrong: list[str] = []
     for verb, statement in statements.items():
         expected = _expected(relation, actor, verb)
-        probe = Probe(actor, name, verb, statement, writes=verb != "select")
-        outcome = attempt(conn, probe)
+        probe = Probe(actor, name, verb, statement, writes=verb != "select" and expected == "own")
+        outcome = trial.attempt(probe)
         if expected == "denied":
             right = outcome.sqlstate in denied
             wanted = "denied"
@@ -316,14 +328,11 @@ def _relation_probes(
             right = not outcome.sqlstate and outcome.count == reach
             wanted = f"{reach} rows"
         if not right:
-            wrong.append(f"{actor.name}: {verb} {name}: {outcome} instead of {wanted}")
+            trial.problems.append(f"{actor.name}: {verb} {name}: {outcome} instead of {wanted}")
         elif expected == "own":
-            again.append(probe)
+            trial.answers[probe] = outcome
     if relation.kind in ("event", "tenant") and relation.has_tenant and not actor.trusted:
-        more, still_wrong = _trespasses(conn, relation, actor)
-        again += more
-        wrong += still_wrong
-    return again, wrong
+        _trespass(trial, relation, actor)
 
 
 def _columns(conn: Connection, relation: Relation) -> str:
@@ -350,22 +359,21 @@ def _first_column(conn: Connection, relation: Relation) -> str:
     return column
 
 
-def _trespasses(
-    conn: Connection, relation: Relation, actor: Actor
-) -> tuple[list[Probe], list[str]]:
+def _trespass(trial: Trial, relation: Relation, actor: Actor) -> None:
     """Write rows of B, hand rows to B, take B's ids."""
-    row = _row_only_b_has(conn, relation)
+    row = _row_only_b_has(trial.conn, relation)
     if row is None:
-        return [], [f"{relation.name}: B has no row that A has not: let two_tenants.fill write one"]
+        trial.problems.append(
+            f"{relation.name}: B has no row that A has not: let two_tenants.fill write one"
+        )
+        return
     theirs = json.loads(row)
-    columns = _columns(conn, relation)
+    columns = _columns(trial.conn, relation)
     insert = (
         f"insert into {relation.name} ({columns})"
         f" select {columns} from json_populate_record(null::{relation.name}, %s)"
     )
     ours = json.dumps({**theirs, "tenant_id": str(A)})
-    again: list[Probe] = []
-    wrong: list[str] = []
     for act, statement, params in (
         ("insert B's row into", insert, (json.dumps(theirs),)),
         (
@@ -376,18 +384,19 @@ def _trespasses(
         ("give rows to B in", f"update {relation.name} set tenant_id = %s", (B,)),
     ):
         probe = Probe(actor, relation.name, act, statement, params)
-        outcome = attempt(conn, probe)
+        outcome = trial.answers[probe] = trial.attempt(probe)
         # Without rows there is nothing to give away.
         harmless = outcome == Outcome() and "give" in act and actor.tenant is None
         if outcome.sqlstate not in DENIED and not harmless:
-            wrong.append(f"{actor.name}: {act} {relation.name}: {outcome} instead of denied")
-        again.append(probe)
+            trial.problems.append(
+                f"{actor.name}: {act} {relation.name}: {outcome} instead of denied"
+            )
     for act, statement in (
         ("use B's ids in", insert),
         ("use B's ids, or do nothing, in", f"{insert} on conflict do nothing"),
     ):
-        again.append(Probe(actor, relation.name, act, statement, (ours,)))
-    return again, wrong
+        probe = Probe(actor, relation.name, act, statement, (ours,))
+        trial.answers[probe] = trial.attempt(probe)
 
 
 def _row_only_b_has(conn: Connection, relation: Relation) -> str | None:
@@ -430,25 +439,22 @@ TARGETS = (
 )
 
 
-def _function_probes(
-    conn: Connection, function: Function, actor: Actor
-) -> tuple[list[Probe], list[str]]:
+def _try_function(trial: Trial, function: Function, actor: Actor) -> None:
     """Call it for B and for A, with B's ids and with shared ones."""
-    again: list[Probe] = []
-    wrong: list[str] = []
     allowed = actor.grants in function.granted
     for target in TARGETS if allowed and not actor.trusted else TARGETS[:1]:
         for left_out in {0, function.defaults}:
-            probe = _call(conn, function, actor, target, left_out)
-            outcome = attempt(conn, probe)
+            probe = _call(trial.conn, function, actor, target, left_out)
+            outcome = trial.attempt(probe)
             at_home = actor.trusted or target.tenant == actor.tenant
             if not allowed and outcome.sqlstate not in DENIED:
-                wrong.append(f"{actor.name}: {probe.act} {function.name}: {outcome}, not denied")
+                trial.problems.append(
+                    f"{actor.name}: {probe.act} {function.name}: {outcome}, not denied"
+                )
             elif allowed and at_home and outcome.sqlstate in DENIED:
-                wrong.append(f"{actor.name}: {probe.act} {function.name}: denied within")
+                trial.problems.append(f"{actor.name}: {probe.act} {function.name}: denied within")
             elif allowed and not actor.trusted and function.short_name not in RANDOM:
-                again.append(probe)
-    return again, wrong
+                trial.answers[probe] = outcome
 
 
 def _call(
@@ -471,7 +477,7 @@ def _call(
         f"call for {target.name}" + (", by default," if left_out else ""),
         f"select {called}" if function.kind == "a" else f"select * from {called}",
         params,
-        writes=function.volatile,
+        writes=function.volatile and not actor.trusted,
     )
 
 
