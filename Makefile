@@ -80,6 +80,10 @@ verify: $(stamp)  ## compare the database with the schema it should have
 doctor: $(stamp)  ## check versions, roles, row-level security, partitions and indexes
 	@$(bin)/tracedb doctor $(ARGS)
 
+.PHONY: maintain
+maintain: $(stamp)  ## run every maintenance job once: partitions, totals, retention, archive
+	@$(bin)/tracedb maintain $(ARGS)
+
 .PHONY: soak
 soak: $(stamp)  ## the writer under faults for longer; ARGS="--minutes 60"
 	@$(bin)/python tests/soak.py $(ARGS)

@@ -48,7 +48,8 @@ comment on column tracedb.ingest_writers.settled is
 comment on column tracedb.ingest_writers.dropped is
     'The numbers the writer gave up because its queue was full.';
 comment on column tracedb.ingest_writers.stored is
-    'Records in the tables, without those requeued from the dead letters.';
+    'Records in the tables, without those requeued from the dead letters, and with those that an '
+    'erasure took out again, or kept out.';
 comment on column tracedb.ingest_writers.dead is
     'Records that became dead letters, requeued and purged ones included.';
 comment on column tracedb.ingest_writers.requeued is

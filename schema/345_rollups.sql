@@ -30,7 +30,7 @@ create table if not exists tracedb.usage_rollups (
     duration_buckets   smallint[]  not null,
     duration_counts    bigint[]    not null,
     constraint usage_rollups_pkey primary key (tenant_id, width, starts_at, series_id),
-    constraint rollup_width_known check (width in ('hour', 'day')),
+    constraint rollup_width_known check (width in ('hour', 'day', 'erased')),
     constraint rollup_kind_known check (kind in ('request', 'nested', 'call')),
     constraint rollup_buckets_have_counts
         check (cardinality(duration_buckets) = cardinality(duration_counts))
@@ -84,7 +84,8 @@ comment on table tracedb.usage_rollups is
     'fold_usage alone; what is not folded yet is missing here: usage_between and usage_series add '
     'it, and are exact at every moment.';
 comment on column tracedb.usage_rollups.width is
-    'hour or day.';
+    'hour or day; or erased: what of an hour was of traces that were erased, so that totals can '
+    'still be compared with traces (usage_differences).';
 comment on column tracedb.usage_rollups.starts_at is
     'The beginning of the hour or day, by the started_at of the trace or of the call.';
 comment on column tracedb.usage_rollups.series_id is
@@ -111,7 +112,7 @@ comment on column tracedb.usage_rollups.duration_buckets is
 comment on column tracedb.usage_rollups.duration_counts is
     'How many durations fell into each of duration_buckets.';
 comment on constraint rollup_width_known on tracedb.usage_rollups is
-    'width: must be hour or day';
+    'width: must be hour, day or erased';
 comment on constraint rollup_kind_known on tracedb.usage_rollups is
     'kind: must be request, nested or call';
 comment on constraint rollup_buckets_have_counts on tracedb.usage_rollups is

@@ -310,6 +310,11 @@ begin
         raise exception using errcode = 'TD002', message = 'record: at most 20 MiB as JSON';
     end if;
     items := array(select t::jsonb from unnest(texts) as t);
+    perform pg_current_xact_id();  -- from here on, an erasure waits for this transaction
+    if exists (select from tracedb.erased_keys as e where e.tenant_id = store_records.tenant_id)
+    then
+        items := tracedb.without_erased(items, tenant_id);
+    end if;
     select tracedb.record_problem(r, store_records.tenant_id) into problem
     from unnest(items) as r
     where tracedb.record_problem(r, store_records.tenant_id) is not null
@@ -486,7 +491,8 @@ comment on function tracedb.ingest(json, uuid) is
     'fields of that type (see record_types). Records '
     'may come in any order and any number of times; parts may come before their trace. Returns '
     '{"received", "inserted", "merged", "duplicates", "rejected": [{"index", "reason"}]}: merged '
-    'records changed what was there, duplicates changed nothing, and a rejected one, named by its '
+    'records changed what was there, duplicates changed nothing (nor do records of somebody who '
+    'was erased since, which count with them), and a rejected one, named by its '
     'position from 0 with the field and the rule it broke, costs its neighbours nothing. Raises '
     'TD001 without a tenant.';
 

@@ -74,6 +74,14 @@ begin
                 message = 'cursor: of another server, or of a state it has lost',
                 hint = 'Take a new one from tracedb.changes_cursor() and read everything again.';
         end if;
+        if exists (
+            select from tracedb.change_horizons as h
+            where h.tenant_id = changes_since.tenant_id and last_written_by < h.purged_until
+        ) then
+            raise exception using errcode = 'TD002',
+                message = 'cursor: older than the changes that are kept',
+                hint = 'Take a new one from tracedb.changes_cursor() and read everything again.';
+        end if;
     end if;
     return query
     select u.trace_id, c.created_at,
@@ -97,6 +105,7 @@ comment on function tracedb.changes_since(text, integer, uuid) is
     'that is known), in the order of their transactions, at most max_rows (1 to 10000). Go on with '
     'the next_cursor of the last row; without a row, with the same again. No committed change is '
     'ever skipped, whatever ran at the same time: what is younger than the oldest transaction that '
-    'still writes anywhere on the server waits for it. A trace may be named more than once.';
+    'still writes anywhere on the server waits for it. A trace may be named more than once. '
+    'Changes are kept as the retention rule of trace_changes says; an older cursor is refused.';
 
 reset role;

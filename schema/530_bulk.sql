@@ -120,6 +120,14 @@ begin
             message = 'no tenant is set',
             hint = 'Call tracedb.set_tenant() in this transaction, or pass tenant_id.';
     end if;
+    -- From its first write on, an erasure waits for this transaction.
+    perform pg_current_xact_id();
+    if exists (select from tracedb.erased_keys as e where e.tenant_id = tenant)
+        and tracedb.names_erased(
+            trace_keys, traces, stubs, platform_events, cost_events, agent_executions, tenant)
+    then
+        raise exception using errcode = 'TD003', message = 'record: of somebody who was erased';
+    end if;
     insert into tracedb.trace_ids (tenant_id, external_id, trace_id)
     select tenant, r.external_id, r.trace_id
     from unnest(traces) as r
@@ -424,6 +432,7 @@ comment on function tracedb.store_rows(
     'say of traces that the batch has no record of; texts are payloads given with other records '
     '(without content_type: a JSON document). '
     'Counts records as ingest does, and raises where ingest would have rejected one, or TD003 if '
-    'one of the trace_keys (32 hex digits) is a foreign id: then ingest is to be called. Internal.';
+    'one of the trace_keys (32 hex digits) is a foreign id or a record is of somebody who was '
+    'erased: then ingest is to be called. Internal.';
 
 reset role;

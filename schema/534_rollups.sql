@@ -433,13 +433,25 @@ begin
         select u
         from tracedb.usage_of_traces(
             trace_ids, tstzmultirange(tstzrange(since, until)), tenant) as u
+    ) || array(
+        select row(
+            e.tenant_id, null, e.starts_at, e.series_id, e.kind, e.agent_id, e.route, e.provider,
+            e.model, e.operation_type, e.executions, e.errors, e.successes, e.running,
+            e.input_tokens, e.output_tokens, e.cache_read_tokens, e.cache_write_tokens,
+            e.reasoning_tokens, e.cost_usd, e.costed, e.unpriced, e.duration_us,
+            e.duration_buckets, e.duration_counts
+        )::tracedb.usage_contributions
+        from tracedb.usage_rollups as e
+        where e.tenant_id = tenant and e.width = 'erased'
+            -- of a part of an hour there is nothing left
+            and e.starts_at >= since and e.starts_at <= until - interval '1 hour'
     )) as c on c.starts_at = r.starts_at and c.series_id = r.series_id
     where r is distinct from c;
 end $$;
 
 comment on function tracedb.usage_differences(timestamptz, timestamptz, uuid) is
-    'Where the totals of an hour and series are not what its traces add up to: none, if all is '
-    'well. Only of use for a time whose traces are all retained: those that are gone still count '
-    'in the totals.';
+    'Where the totals of an hour and series are not what its traces add up to, with what those '
+    'had added that were erased: none, if all is well. Only of use for a time whose other traces '
+    'are all retained: those that are gone still count in the totals.';
 
 reset role;

@@ -89,7 +89,11 @@ declare
 begin
     repeated := tracedb.record_delivery(
         writer_id, int8multirange(int8range(record_no, record_no, '[]')), 'dead', tenant_id);
-    if repeated = 0 then
+    -- Of somebody who was erased nothing is kept; the number counts as dead even so.
+    if repeated = 0 and not (
+        exists (select from tracedb.erased_keys as e where e.tenant_id = bury.tenant_id)
+        and tracedb.without_erased(array[tracedb.readable_record(record)], tenant_id) = '{}'
+    ) then
         insert into tracedb.dead_letters (
             tenant_id, writer_id, record_no, record, reason, sqlstate)
         values (
@@ -101,8 +105,8 @@ begin
 end $$;
 
 comment on function tracedb.bury(uuid, bigint, text, text, text, uuid) is
-    'Keeps a record that cannot be stored as a dead letter. Returns 1 if its number was settled '
-    'before, and then does nothing.';
+    'Keeps a record that cannot be stored as a dead letter, unless it is of somebody who was '
+    'erased. Returns 1 if its number was settled before, and then does nothing.';
 
 create or replace function tracedb.ingest_from(
     writer_id uuid, numbers bigint[], batch json,

@@ -60,6 +60,11 @@ begin
             ('feed', 'trace_changes'),
             ('id map', 'trace_ids'),
             ('tenant', 'tenants'),
+            ('tombstone', 'erased_keys'), ('tombstone', 'erased_traces'),
+            ('rule', 'retention_policies'),
+            ('receipt', 'archives'), ('receipt', 'retention_receipts'),
+            ('trail', 'archived_tenants'), ('trail', 'change_horizons'), ('trail', 'erasures'),
+            ('run', 'maintenance_runs'),
             ('setting', 'partition_policies')
         ) as c (class, table_name)
         join (values
@@ -236,6 +241,36 @@ begin
             ('tenant', 'tracedb_app', 'select', own_rows, null),
             ('tenant', 'tracedb_reader', 'select', own_rows, null),
             ('tenant', 'tracedb_maintainer', 'select', 'true', null),
+
+            ('tombstone', 'tracedb_owner', 'all', 'true', 'true'),
+            ('tombstone', 'tracedb_service', 'select', 'true', null),
+            ('tombstone', 'tracedb_service', 'insert', null, 'true'),
+            ('tombstone', 'tracedb_app', 'select', own_rows, null),
+            ('tombstone', 'tracedb_app', 'insert', null, own_rows),
+            ('tombstone', 'tracedb_maintainer', 'select', 'true', null),
+
+            ('rule', 'tracedb_owner', 'all', 'true', 'true'),
+            ('rule', 'tracedb_service', 'select', 'true', null),
+            ('rule', 'tracedb_maintainer', 'select', 'true', null),
+            ('rule', 'tracedb_maintainer', 'insert', null, 'true'),
+            ('rule', 'tracedb_maintainer', 'update', 'true', 'true'),
+            ('rule', 'tracedb_maintainer', 'delete', 'true', null),
+
+            ('receipt', 'tracedb_owner', 'all', 'true', 'true'),
+            ('receipt', 'tracedb_service', 'select', 'true', null),
+            ('receipt', 'tracedb_maintainer', 'select', 'true', null),
+
+            ('trail', 'tracedb_owner', 'all', 'true', 'true'),
+            ('trail', 'tracedb_service', 'select', 'true', null),
+            ('trail', 'tracedb_app', 'select', own_rows, null),
+            ('trail', 'tracedb_reader', 'select', own_rows, null),
+            ('trail', 'tracedb_maintainer', 'select', 'true', null),
+
+            ('run', 'tracedb_owner', 'all', 'true', 'true'),
+            ('run', 'tracedb_service', 'select', 'true', null),
+            ('run', 'tracedb_maintainer', 'select', 'true', null),
+            ('run', 'tracedb_maintainer', 'insert', null, 'true'),
+            ('run', 'tracedb_maintainer', 'update', 'true', 'true'),
 
             ('setting', 'tracedb_owner', 'all', 'true', 'true'),
             ('setting', 'tracedb_service', 'select', 'true', null),

@@ -348,6 +348,48 @@ grant execute on function
     tracedb.prune_patterns(timestamptz, integer, boolean, uuid)
 to tracedb_maintainer;
 
+-- Retention, archive, restore
+grant select on
+    tracedb.retention_policies,
+    tracedb.archives,
+    tracedb.retention_receipts,
+    tracedb.maintenance_runs
+to tracedb_service, tracedb_maintainer;
+grant select on tracedb.archived_tenants, tracedb.change_horizons
+to tracedb_service, tracedb_app, tracedb_reader, tracedb_maintainer;
+grant execute on function tracedb.where_is_trace(uuid, uuid)
+to tracedb_service, tracedb_app, tracedb_reader, tracedb_maintainer;
+grant insert, update, delete on tracedb.retention_policies to tracedb_maintainer;
+grant insert, update on tracedb.maintenance_runs to tracedb_maintainer;
+grant execute on function
+    tracedb.maintenance_advice(bigint),
+    tracedb.purge_condition(text),
+    tracedb.leading_table(text),
+    tracedb.retention_rule(text, uuid),
+    tracedb.held_tenants(text[], timestamptz, timestamptz, uuid[]),
+    tracedb.has_other_tenants(text[], timestamptz, timestamptz, uuid[]),
+    tracedb.retention_plan(timestamptz, boolean),
+    tracedb.set_retention(text, interval, text, text, uuid),
+    tracedb.remove_retention(text, uuid),
+    tracedb.set_legal_hold(text, text, uuid),
+    tracedb.sees_all_rows(text),
+    tracedb.archive_contents(text, timestamptz, timestamptz, uuid, uuid[]),
+    tracedb.slice_end(text, timestamptz, timestamptz, uuid, uuid[], integer),
+    tracedb.has_unfolded(timestamptz, timestamptz),
+    tracedb.record_archive(jsonb, jsonb),
+    tracedb.discard_archive(uuid),
+    tracedb.retire_partitions(
+        text[], timestamptz, timestamptz, uuid[], timestamptz, boolean, interval),
+    tracedb.drop_retired(),
+    tracedb.delete_expired(
+        text[], timestamptz, timestamptz, uuid, uuid[], uuid[], timestamptz, boolean),
+    tracedb.purge_expired(text, integer, timestamptz, boolean),
+    tracedb.cover_times(text, timestamptz, timestamptz),
+    tracedb.open_staging(text),
+    tracedb.restore_staged(
+        text, text[], timestamptz, timestamptz, uuid, timestamptz, text)
+to tracedb_maintainer;
+
 -- Operations: sizes and delays of all tenants for those who see all tenants
 grant select on
     tracedb.writer_losses,
@@ -369,5 +411,41 @@ grant execute on function
     tracedb.table_bloat(boolean),
     tracedb.ingest_lag(timestamptz)
 to tracedb_service, tracedb_maintainer;
+
+-- Erasure: for whoever acts for every tenant; what must not come back is seen by all who write
+grant select on tracedb.erasures
+to tracedb_service, tracedb_app, tracedb_reader, tracedb_maintainer;
+grant select on tracedb.erased_keys, tracedb.erased_traces
+to tracedb_service, tracedb_app, tracedb_maintainer;
+grant insert on tracedb.erased_keys, tracedb.erased_traces to tracedb_service, tracedb_app;
+grant execute on function tracedb.tombstone(text, text, uuid)
+to tracedb_service, tracedb_app, tracedb_maintainer;
+grant execute on function
+    tracedb.is_before(text, timestamptz),
+    tracedb.without_erased(jsonb[], uuid),
+    tracedb.names_erased(
+        text[], tracedb.execution_traces[], tracedb.execution_traces[], tracedb.platform_events[],
+        tracedb.tenant_cost_events[], tracedb.agent_executions[], uuid),
+    tracedb.purge_refused(uuid[], uuid)
+to tracedb_service, tracedb_app;
+grant execute on function
+    tracedb.readable_record(text),
+    tracedb.subject_tables(),
+    tracedb.subject_condition(text, text, text),
+    tracedb.mentions(text, text, uuid[], uuid),
+    tracedb.traces_of_user(text, uuid),
+    tracedb.held_about(text, text, uuid[], uuid)
+to tracedb_service, tracedb_app, tracedb_reader, tracedb_maintainer;
+grant execute on function
+    tracedb.erasure_plan(text, uuid),
+    tracedb.begin_erasure(text, boolean, uuid),
+    tracedb.erase_step(uuid, text, integer, uuid),
+    tracedb.note_erased(uuid, text, jsonb, uuid),
+    tracedb.erase_spooled(uuid, bigint[], text[], uuid),
+    tracedb.collect_archived(uuid, uuid[], text[], uuid),
+    tracedb.replace_archive(jsonb, jsonb, uuid, uuid),
+    tracedb.forget_file(text, uuid),
+    tracedb.thin_erased(text[])
+to tracedb_maintainer;
 
 reset role;

@@ -575,6 +575,18 @@ def _values(conn: Connection, target: Target) -> tuple[dict[tuple[str, str], Any
         ("kind", "text"): "vectors",
         ("after", "uuid"): UUID(int=0),
         ("max_memory_mb", "integer"): 64,
+        ("relations", "text[]"): ["llm_spans"],
+        ("tables", "text[]"): ["llm_spans"],
+        ("family", "text"): "traces",
+        ("action", "text"): "drop",
+        ("keep", "interval"): timedelta(days=60),
+        ("from_time", "timestamp with time zone"): NOW,
+        ("to_time", "timestamp with time zone"): NOW + timedelta(days=1),
+        ("archive_ids", "uuid[]"): [],
+        ("except_tenants", "uuid[]"): [],
+        ("tenant_ids", "uuid[]"): [A, B],
+        ("archive", "jsonb"): json.dumps({"archive_id": str(target.trace_id)}),
+        ("contents", "jsonb"): "[]",
     }
     by_type = {
         "uuid": target.trace_id,
@@ -609,6 +621,7 @@ def _values(conn: Connection, target: Target) -> tuple[dict[tuple[str, str], Any
         "tsquery": "said",
         "tsvector": "'said'",
         "anyelement": None,
+        "tracedb.erasures": None,
     }
     return named, by_type
 

@@ -44,6 +44,10 @@ select tracedb.find_trace(:'external', :'tenant');
 --     execution_traces_pkey 1
 select tracedb.find_trace(:'trace', :'tenant');
 
+-- place_of_trace: whether a trace is stored, or archived.
+--     execution_traces_pkey 1
+select * from tracedb.where_is_trace(:'trace', :'tenant');
+
 -- whole_trace: a trace and all its parts as one document.
 --     trace_ids_pkey 1
 --     execution_traces_pkey 1

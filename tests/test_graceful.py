@@ -54,6 +54,7 @@ EMPTY: dict[str, Any] = {
     "retire_pattern": False,
     **{name: {} for name in ("pattern_settings", "set_pattern_settings")},
     **dict.fromkeys(("put_embeddings", "drop_embedding_model"), 0),
+    **dict.fromkeys(("remove_retention", "set_legal_hold"), False),
 }
 ARGUMENTS: dict[str, Any] = {
     **dict.fromkeys(("external_id", "user_id", "route", "agent_id"), "x"),
@@ -69,6 +70,7 @@ ARGUMENTS: dict[str, Any] = {
     "name": "x",
     "period": "month",
     "reservation_id": UUID(int=1),
+    **dict.fromkeys(("table_name", "reason"), "x"),
     **dict.fromkeys(("amount_usd", "cost_usd"), Decimal(1)),
     **dict.fromkeys(("first_day", "last_day"), NOON.date()),
     **dict.fromkeys(("prices", "lines"), ()),

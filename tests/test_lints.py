@@ -98,6 +98,17 @@ FAULTS = [
         "p on tracedb.tenants",
     ),
     ("no_primary_key", "create table tracedb.t (id int)", "tracedb.t"),
+    ("unclassified_column", "create table tracedb.t (tenant_id uuid)", "tracedb.t"),
+    (
+        "unclassified_column",
+        "alter table tracedb.llm_spans add column said jsonb",
+        "tracedb.llm_spans.said",
+    ),
+    (
+        "unclassified_column",
+        "alter table tracedb.trace_ids drop column external_id cascade",
+        "tracedb.trace_ids.external_id",
+    ),
     (
         "tenant_not_first",
         "create index i on tracedb.trace_ids (trace_id, tenant_id)",

@@ -133,12 +133,55 @@ def fill(conn: psycopg.Connection[Any]) -> None:
         _spend(conn, tenant)
         _learn(conn, tenant)
         _learn_from_traces(conn, tenant)
+        _erase(conn, tenant)
+    _retain(conn)
     conn.execute("select count(*) from tracedb.fold_usage()")
     conn.execute("select count(*) from tracedb.ensure_pattern_indexes()")
     for tenant in (A, B):  # what is not folded yet
         conn.execute(
             "select tracedb.ingest(%s::json, %s)", [json.dumps(all_records(tenant)[:1]), tenant]
         )
+
+
+def _retain(conn: psycopg.Connection[Any]) -> None:
+    """Rules of each tenant, and what retention would have written of it."""
+    for tenant in (A, B):
+        shared = {
+            "archive_id": str(ONLY[tenant]),
+            "tenant_id": str(tenant),
+            "family": "traces",
+            "table_name": "llm_spans",
+            "from_time": FRESH.isoformat(),
+            "to_time": NOW.isoformat(),
+            "row_count": 1,
+            "row_hash": 1,
+            "uri": "file:///archive/traces/llm_spans/x",
+            "format": "csv",
+            "file_bytes": 1,
+            "sha256": "0" * 64,
+            "schema_version": "x",
+            "columns": [],
+        }
+        contents = [{**shared, "first_id": str(SHARED), "last_id": str(SHARED)}]
+        for statement, arguments in (
+            (
+                "select tracedb.set_retention('execution_traces', '9999 days', tenant_id => %s)",
+                [tenant],
+            ),
+            ("select tracedb.record_archive(%s, %s)", [json.dumps(shared), json.dumps(contents)]),
+            (
+                "insert into tracedb.retention_receipts (tenant_id, action, family, table_name,"
+                " from_time, to_time, row_count, reason)"
+                " values (%s, 'deleted', 'traces', 'llm_spans', %s, %s, 1, 'test')",
+                [tenant, FRESH, NOW],
+            ),
+            (
+                "insert into tracedb.change_horizons (tenant_id, purged_until) values (%s, '3')",
+                [tenant],
+            ),
+        ):
+            conn.execute(statement, arguments)
+    conn.execute("insert into tracedb.maintenance_runs (job) values ('test')")
 
 
 def _spend(conn: psycopg.Connection[Any], tenant: UUID) -> None:
@@ -248,3 +291,12 @@ def _learn_from_traces(conn: psycopg.Connection[Any], tenant: UUID) -> None:
             " values (%s, %s, %s)",
             [tenant, subject, whose],
         )
+
+
+def _erase(conn: psycopg.Connection[Any], tenant: UUID) -> None:
+    """Somebody who was erased, with a trace."""
+    conn.execute(
+        "insert into tracedb.erased_traces (tenant_id, trace_id, erasure_id)"
+        " select %(tenant)s, %(trace)s, tracedb.begin_erasure('gone', true, %(tenant)s)",
+        {"tenant": tenant, "trace": uuid7(NOW, 30 if tenant == A else 31)},
+    )

@@ -28,8 +28,10 @@ where c.relnamespace = (select n.oid from pg_catalog.pg_namespace as n where n.n
         where p.pronamespace = c.relnamespace and p.proname = 'store_rows'
     );
 
--- name: prices_known
-select exists (select from tracedb.model_prices);
+-- name: must_be_seen
+select exists (select from tracedb.model_prices) or exists (
+    select from tracedb.erased_keys where tenant_id = %(tenant_id)s
+);
 
 -- name: store_rows
 -- the tenant is set before the function is called, which takes it from there

@@ -38,6 +38,10 @@ SUBJECTS = (
     "tracedb.cli_cost",
     "tracedb.cli_patterns",
     "tracedb.cli_learning",
+    "tracedb.cli_erase",
+    "tracedb.cli_retention",
+    "tracedb.cli_archive",
+    "tracedb.cli_maintain",
 )
 
 INTERRUPTED = 130

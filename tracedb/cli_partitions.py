@@ -23,15 +23,31 @@ def add_parser(subparsers: Subparsers) -> None:
         metavar="N",
         help="make partitions for at most N periods of rows that came before theirs (default: 60)",
     )
+    partitions.add_argument(
+        "--dry-run", action="store_true", help="say what would be made, and make nothing"
+    )
     partitions.set_defaults(run=_partitions)
 
 
 def _partitions(args: argparse.Namespace) -> int:
+    from tracedb import queries
     from tracedb.client import connect
+    from tracedb.maintenance import Outcome, only_one, recorded
+    from tracedb.query import run
 
-    with connect(args.dsn, max_size=1) as db:
-        made = db.ensure_partitions()
-        drained = db.drain_default_partitions(args.max_periods)
+    with (
+        connect(args.dsn, max_size=1) as db,
+        db.connection() as conn,
+        only_one(conn, "partitions"),
+        # what a dry run makes is taken back with its locks
+        conn.transaction(force_rollback=True)
+        if args.dry_run
+        else recorded(conn, "partitions") as result,
+    ):
+        made = run(conn, queries.ensure_partitions())
+        drained = run(conn, queries.drain_default_partitions(args.max_periods))
+        if isinstance(result, Outcome):
+            result.figures = {"made": len(made), "drained": len(drained)}
     data = {"made": made, "drained": drained}
     lines = [f"made {name}" for name in made] + [f"drained into {name}" for name in drained]
     answer(args, data, lines or ["nothing to do"])

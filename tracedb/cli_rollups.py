@@ -44,6 +44,9 @@ def add_parser(subparsers: Subparsers) -> None:
         metavar="N",
         help="fold about N traces in a transaction (default: 5000)",
     )
+    fold.add_argument(
+        "--dry-run", action="store_true", help="say how much there is to fold, and fold nothing"
+    )
     fold.set_defaults(run=_fold)
     verify = acts.add_parser(
         "verify",
@@ -61,24 +64,31 @@ def add_parser(subparsers: Subparsers) -> None:
 
 
 def _fold(args: argparse.Namespace) -> int:
-    from tracedb import connect
+    from tracedb import connect, queries
+    from tracedb.maintenance import recorded
+    from tracedb.query import run
 
     changes = traces = 0
     stop = time.monotonic() + args.seconds
-    with connect(args.dsn, max_size=1) as db:
-        before = db.unfolded_changes()
-        while time.monotonic() < stop and (folded := db.fold_usage(args.max_traces)):
-            changes += sum(tenant.changes for tenant in folded)
-            traces += sum(tenant.traces for tenant in folded)
-            if sys.stderr.isatty():
-                say(f"{traces:,} traces folded")
-        left = db.unfolded_changes()
+    with connect(args.dsn, max_size=1) as db, db.connection() as conn:
+        before = left = run(conn, queries.unfolded_changes())
+        if before and not args.dry_run:
+            with recorded(conn, "rollups") as result:
+                while time.monotonic() < stop and (
+                    folded := run(conn, queries.fold_usage(args.max_traces))
+                ):
+                    changes += sum(tenant.changes for tenant in folded)
+                    traces += sum(tenant.traces for tenant in folded)
+                    if sys.stderr.isatty():
+                        say(f"{traces:,} traces folded")
+                left = run(conn, queries.unfolded_changes())
+                result.figures = {"changes": changes, "traces": traces, "unfolded_changes": left}
     answer(
         args,
         {"changes": changes, "traces": traces, "unfolded_changes": left},
         [f"{changes:,} changes of {traces:,} traces folded, {left:,} left"],
     )
-    return ALREADY_RUNNING if before and left and not changes else 0
+    return ALREADY_RUNNING if before and left and not changes and not args.dry_run else 0
 
 
 def _verify(args: argparse.Namespace) -> int:

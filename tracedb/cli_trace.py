@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from contextlib import nullcontext
 from dataclasses import asdict
 from textwrap import fill, shorten
 from typing import TYPE_CHECKING, Any
@@ -13,8 +14,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from tracedb.cli import Subparsers
-    from tracedb.client import TraceDB
-    from tracedb.rows import TraceSummary
+    from tracedb.client import Tenant, TraceDB
+    from tracedb.rows import TraceSummary, TreeNode
 
 _LONGEST_TEXT = 300
 
@@ -34,15 +35,20 @@ def add_parser(subparsers: Subparsers) -> None:
 
 
 def _trace(args: argparse.Namespace) -> int:
-    from tracedb import connect
-    from tracedb.cli import answer
+    from tracedb import Tenant, connect
+    from tracedb.cli import answer, say
     from tracedb.errors import NotFound
+    from tracedb.restore import Wanted, peek
 
-    with connect(args.dsn) as db:
+    with connect(args.dsn, max_size=2) as db:
         tenant_id, trace_id = _find(db, args.id, args.tenant or os.environ.get("TRACEDB_TENANT"))
         tenant = db.tenant(tenant_id)
-        summary, document = tenant.trace_summary(trace_id), tenant.get_trace(trace_id)
-        nodes = tenant.trace_tree(trace_id)
+        summary, document, nodes = _read(tenant, trace_id)
+        if summary is None and tenant.where_is_trace(trace_id):
+            say("it is archived: reading it from there")
+            with db.connection() as conn, peek(conn, Wanted.trace(trace_id, tenant_id)):
+                archived = Tenant(lambda: nullcontext(conn), tenant_id)
+                summary, document, nodes = _read(archived, trace_id)
     if summary is None or document is None:
         raise NotFound(f"there is no trace {args.id} any more")
     if args.json:
@@ -59,6 +65,12 @@ def _trace(args: argparse.Namespace) -> int:
     return 0
 
 
+def _read(
+    tenant: Tenant, trace_id: UUID
+) -> tuple[TraceSummary | None, dict[str, Any] | None, list[TreeNode]]:
+    return tenant.trace_summary(trace_id), tenant.get_trace(trace_id), tenant.trace_tree(trace_id)
+
+
 def _find(db: TraceDB, id: str, tenant: str | None) -> tuple[UUID, UUID]:
     """The tenant and the trace_id; NotFound if there is none, or more than one tenant has it."""
     from tracedb.demo import tenant_id_of, trace_anywhere
@@ -67,6 +79,8 @@ def _find(db: TraceDB, id: str, tenant: str | None) -> tuple[UUID, UUID]:
     if tenant is not None:
         tenant_id = tenant_id_of(db, tenant)
         trace_id = db.tenant(tenant_id).find_trace(id)
+        if trace_id is None and _is_uuid(id) and db.tenant(tenant_id).where_is_trace(UUID(id)):
+            return tenant_id, UUID(id)
         if trace_id is None:
             raise NotFound(f"tenant {tenant} has no trace {id}")
         return tenant_id, trace_id
@@ -79,6 +93,14 @@ def _find(db: TraceDB, id: str, tenant: str | None) -> tuple[UUID, UUID]:
         tenants = ", ".join(str(tenant_id) for tenant_id, _ in found)
         raise NotFound(f"several tenants have a trace {id}; say --tenant: {tenants}")
     return found[0]
+
+
+def _is_uuid(text: str) -> bool:
+    try:
+        UUID(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _header(out: Console, summary: TraceSummary, document: dict[str, Any]) -> None:

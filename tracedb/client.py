@@ -21,8 +21,18 @@ from psycopg.conninfo import make_conninfo
 from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool, ConnectionPool
 
+from tracedb import (
+    archive,
+    learning,
+    maintenance,
+    money,
+    patterns,
+    queries,
+    restore,
+    retention,
+    storing,
+)
 from tracedb import dsn as where
-from tracedb import learning, money, patterns, queries, storing
 from tracedb.errors import ConnectionFailed, InvalidInput, TenantMissing
 from tracedb.query import Query, run, run_async
 from tracedb.records import Record
@@ -69,7 +79,7 @@ class Call(Generic[P, T]):
 
 
 class TenantCalls:
-    """What both colours of a tenant can be asked; see queries.py, money.py and patterns.py."""
+    """What both colours of a tenant can be asked; see tracedb/queries.py, money.py and others."""
 
     find_trace = Call(queries.find_trace)
     get_trace = Call(queries.get_trace)
@@ -143,6 +153,7 @@ class TenantCalls:
     pattern_lift = Call(learning.pattern_lift)
     evaluate_routing = Call(learning.evaluate_routing)
     prune_patterns = Call(learning.prune_patterns)
+    where_is_trace = Call(restore.where_is_trace)
 
 
 class DatabaseCalls:
@@ -162,6 +173,15 @@ class DatabaseCalls:
     fold_pattern_usage = Call(learning.fold_pattern_usage)
     tenants_to_learn = Call(learning.tenants_to_learn)
     tenants_with_patterns = Call(learning.tenants_with_patterns)
+    set_retention = Call(retention.set_retention)
+    remove_retention = Call(retention.remove_retention)
+    set_legal_hold = Call(retention.set_legal_hold)
+    retention_policies = Call(retention.retention_policies)
+    retention_plan = Call(retention.retention_plan)
+    retention_receipts = Call(retention.retention_receipts)
+    archives = Call(archive.archives)
+    maintenance_runs = Call(maintenance.maintenance_runs)
+    maintenance_advice = Call(maintenance.maintenance_advice)
 
 
 class TraceDB(DatabaseCalls):

@@ -70,6 +70,22 @@ class MigrationForeign(MigrationError):
     """The ledger names migrations that this version of tracedb does not have."""
 
 
+class RetentionRefused(TracedbError):
+    """The rows are not as they were archived, or the plan has changed: nothing was removed."""
+
+
+class NotFolded(RetentionRefused):
+    """Totals have yet to count these traces: nothing was removed."""
+
+
+class StoreFailed(TracedbError):
+    """The archive's store cannot be written or read."""
+
+
+class ArchiveDamaged(TracedbError):
+    """An archive file is not what its manifest says."""
+
+
 class AlreadyRunning(TracedbError):
     """Another one of these is running."""
 
@@ -97,6 +113,8 @@ BY_SQLSTATE: dict[str, type[TracedbError]] = {
     # raised by the functions of schema/
     "TD001": TenantMissing,
     "TD002": InvalidInput,
+    "TD003": RetentionRefused,
+    "TD004": NotFolded,
 }
 
 

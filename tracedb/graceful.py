@@ -52,7 +52,14 @@ NO_TENANT = UUID(int=0)
 # each statement has the name of its call
 _NAMES = {
     sql: name
-    for file in ("queries.sql", "money.sql", "patterns.sql", "learning.sql")
+    for file in (
+        "queries.sql",
+        "money.sql",
+        "patterns.sql",
+        "learning.sql",
+        "retention.sql",
+        "archive.sql",
+    )
     for name, sql in resources.statements(file).items()
 }
 # what is wrong for all calls alike

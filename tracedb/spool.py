@@ -17,6 +17,7 @@ import json
 import os
 import re
 from binascii import crc32
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic, time
@@ -29,6 +30,8 @@ MAX_SEGMENT_BYTES = 16 * SEGMENT_BYTES
 RETRY_SECONDS = 1.0
 # An empty folder that is younger may be one that its writer is just making.
 ABANDONED_SECONDS = 60.0
+
+QUARANTINE = "quarantine"
 
 _NAME = re.compile(r"\d{6,}\.seg")
 _NOBODY = b"0" * 32
@@ -208,7 +211,7 @@ class Spool:
 
     def quarantine(self, segment: Segment, damaged: list[bytes]) -> None:
         """Keep damaged lines apart, for whoever wants to look."""
-        folder = self.root / "quarantine"
+        folder = self.root / QUARANTINE
         try:
             folder.mkdir(mode=0o700, exist_ok=True)
             name = f"{segment.path.parent.name}-{segment.path.stem}.bad"
@@ -257,6 +260,34 @@ def read(segment: Segment) -> Contents | None:
         except (ValueError, KeyError, TypeError):
             damaged.append(line)
     return Contents(service, records, damaged)
+
+
+def claim_all(root: Path) -> Iterator[tuple[Path, Folder | None]]:
+    """The folders of all writers, ours until they are released; None for one that is in use.
+
+    Raises OSError.
+    """
+    for name in sorted(os.listdir(root)):
+        writer_id = _writer_id(name)
+        if writer_id is not None and _segments(root / name):
+            yield root / name, _claim(root / name, writer_id)
+
+
+def rewrite(segment: Segment, keep: Callable[[bytes], bool]) -> None:
+    """Write a segment anew with some of its lines; it is the old or the new one at any moment."""
+    lines = [line for line in segment.path.read_bytes().split(b"\n") if line]
+    anew = segment.path.with_suffix(".new")
+    with anew.open("wb") as file:
+        os.fchmod(file.fileno(), 0o600)
+        file.writelines(line + b"\n" for line in lines if keep(line))
+        file.flush()
+        os.fsync(file.fileno())
+    anew.replace(segment.path)
+    folder = os.open(segment.path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def _writer_id(name: str) -> UUID | None:

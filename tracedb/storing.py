@@ -49,9 +49,9 @@ def bulk_layout() -> Query[Layout | None]:
     return Query(statement("bulk_layout", "bulk.sql"), args, dict_row, Layout.read)
 
 
-def prices_known() -> Query[bool]:
-    """Whether any price is known, so that the server has to see spans before it stores them."""
-    return Query(statement("prices_known", "bulk.sql"), {}, scalar_row, one, alone=True)
+def must_be_seen() -> Query[bool]:
+    """Whether the server has to see rows before they are stored: for prices, or tombstones."""
+    return Query(statement("must_be_seen", "bulk.sql"), {}, scalar_row, one, alone=True)
 
 
 def layout_of(conn: Connection[Any]) -> Layout | None:
@@ -153,8 +153,8 @@ def _steps(conn: object, tenant_id: UUID, records: Sequence[Record], first: int)
     layout = _layouts[conn]
     pieces = _pieces(records) if layout is not None and not layout.may_copy else [records]
     while layout is not None:
-        # what is copied gets no price
-        copied = layout.may_copy and not layout.copy_pause and not (yield prices_known())
+        # what is copied gets no price, and nobody looks whether it is of somebody who was erased
+        copied = layout.may_copy and not layout.copy_pause and not (yield must_be_seen())
         layout.copy_pause = max(layout.copy_pause - 1, 0)
         try:
             if len(pieces) > 1:

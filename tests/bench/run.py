@@ -16,7 +16,18 @@ import psycopg
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import tracedb.server
-from bench import bulk, ingest, learning, patterns, reads, rollups, sized, writer  # noqa: F401  # they register their benchmarks
+from bench import (  # noqa: F401  # they register their benchmarks
+    bulk,
+    erasure,
+    ingest,
+    learning,
+    patterns,
+    reads,
+    retention,
+    rollups,
+    sized,
+    writer,
+)
 from bench.harness import BENCHMARKS, Context, environment, run
 
 # As on a small server of one's own; what a commit promises is kept.

@@ -12,6 +12,8 @@ where p.pronamespace = 'tracedb'::regnamespace
     and p.oid <> all (array[
         to_regprocedure('tracedb.is_uuid7(uuid)'), to_regprocedure('tracedb.is_readable(jsonb)'),
         to_regprocedure('tracedb.external_key(text)'), to_regprocedure('tracedb.record_types()'),
+        to_regprocedure('tracedb.tombstone(text, text, uuid)'),
+        to_regprocedure('tracedb.subject_tables()'),
         to_regprocedure('tracedb.price_of_class(bigint, numeric)'),
         to_regprocedure('tracedb.usage_standing(text, boolean, boolean)'),
         to_regprocedure('tracedb.word_share(tsquery, tsvector)'),

@@ -10,6 +10,10 @@ where p.pronamespace = 'tracedb'::regnamespace
     and p.proname not in (
         'create_partition', 'cover_period',  -- called by ensure_ and drain_partitions
         'co_locate',                         -- called by migrations
+        -- called by erase_step and purge_refused
+        'add_counts', 'collect_erased', 'erase_traces', 'erase_costs', 'erase_reservations',
+        'erase_foreign_ids', 'erase_user_rows', 'erase_tenant_rows', 'erase_learned',
+        'assert_archived', 'assert_planned',  -- called by what removes
         'wanted_pattern_indexes', 'build_pattern_index',
         'common_pattern_words'               -- called by ensure_pattern_indexes
     )

@@ -11,3 +11,8 @@ where c.relnamespace = 'tracedb'::regnamespace
     and i.indexrelid <> coalesce(to_regclass('tracedb.tenants_external_id_key'), 0)
     -- reviewed: prices are of all tenants or of one; only trusted roles insert
     and i.indexrelid <> coalesce(to_regclass('tracedb.model_prices_pkey'), 0)
+    -- reviewed: of all tenants or of one; no tenant's role reads or writes them
+    and i.indrelid <> all (array[
+        to_regclass('tracedb.retention_policies'), to_regclass('tracedb.archives'),
+        to_regclass('tracedb.retention_receipts')
+    ]::oid[])
