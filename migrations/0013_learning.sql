@@ -2183,7 +2183,7 @@ begin
             ('learned', 'learned_traces'), ('learned', 'learning_progress'),
             ('learned', 'agent_chaining_patterns'),
             ('error', 'error_patterns'),
-            ('receipt', 'pattern_prunings'),
+            ('pruning', 'pattern_prunings'),
             ('default', 'learned_traces_default')
         ) as c (class, table_name)
         join (values
@@ -2210,12 +2210,12 @@ begin
             ('error', 'tracedb_maintainer', 'update', 'true', 'true'),
             ('error', 'tracedb_maintainer', 'delete', 'true', null),
 
-            ('receipt', 'tracedb_owner', 'all', 'true', 'true'),
-            ('receipt', 'tracedb_service', 'select', 'true', null),
-            ('receipt', 'tracedb_app', 'select', own_rows, null),
-            ('receipt', 'tracedb_reader', 'select', own_rows, null),
-            ('receipt', 'tracedb_maintainer', 'select', 'true', null),
-            ('receipt', 'tracedb_maintainer', 'insert', null, 'true')
+            ('pruning', 'tracedb_owner', 'all', 'true', 'true'),
+            ('pruning', 'tracedb_service', 'select', 'true', null),
+            ('pruning', 'tracedb_app', 'select', own_rows, null),
+            ('pruning', 'tracedb_reader', 'select', own_rows, null),
+            ('pruning', 'tracedb_maintainer', 'select', 'true', null),
+            ('pruning', 'tracedb_maintainer', 'insert', null, 'true')
         ) as r (class, role_name, command, visible, writable) on r.class = c.class
     loop
         execute format('drop policy if exists %I on tracedb.%I', policy.name, policy.table_name);

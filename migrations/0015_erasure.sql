@@ -456,7 +456,8 @@ $$;
 comment on function tracedb.subject_tables() is
     'Every table of tenants: what erasing a user does to it (deed: traces and rows delete what is '
     'found by trace_column, user_column or in the JSON of record_column; money keeps the amount; '
-    'learned keeps what others taught as well; kept has nobody in it), the columns in which a person may be found, and those that are '
+    'learned keeps what others taught as well; kept has nobody in it), the columns in which a '
+    'person may be found, and those that are '
     'reviewed to hold none. Erasure, its plan and the export of a person follow it.';
 
 create or replace function tracedb.mentions(

@@ -120,7 +120,8 @@ as $$
 declare
     new_row constant tracedb.archives := jsonb_populate_record(
         null::tracedb.archives,
-        jsonb_build_object('except_tenants', jsonb_build_array(), 'state', 'written', 'created_at', now(),
+        jsonb_build_object(
+            'except_tenants', jsonb_build_array(), 'state', 'written', 'created_at', now(),
             'created_by', session_user) || archive);
 begin
     insert into tracedb.archives values (new_row.*) on conflict do nothing;
