@@ -186,6 +186,16 @@ comment on table tracedb.change_horizons is
     'Up to which transaction the changes of a tenant were purged; changes_since refuses a cursor '
     'that is older. No row: none were.';
 
+create table if not exists tracedb.settled_costs (
+    tenant_id uuid not null,
+    entry_id  uuid not null,
+    constraint settled_costs_pkey primary key (tenant_id, entry_id)
+);
+
+comment on table tracedb.settled_costs is
+    'Cost events (event_id) and settled reservations (reservation_id) whose amount is in the cost '
+    'of a trace that retention has removed: the totals keep it, so it is not counted beside them.';
+
 create table if not exists tracedb.maintenance_runs (
     run_id     uuid        not null default tracedb.new_id(),
     job        text        not null,
@@ -801,6 +811,149 @@ comment on function tracedb.set_legal_hold(text, text, uuid) is
     'they are: of all tenants if none is set or given. A null reason releases the hold; false: '
     'there was none.';
 
+create or replace function tracedb.settle_costs(
+    from_time timestamptz, to_time timestamptz, of_tenant uuid, except_tenants uuid[]
+)
+returns void
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    insert into tracedb.settled_costs (tenant_id, entry_id)
+    select c.tenant_id, c.entry_id
+    from (
+        select e.tenant_id, e.event_id as entry_id, e.trace_id
+        from tracedb.tenant_cost_events as e
+        where e.cost_type in ('llm', 'embedding')
+            and e.trace_id >= tracedb.uuid_floor(from_time)
+            and e.trace_id < tracedb.uuid_floor(to_time)
+        union all
+        select r.tenant_id, r.reservation_id, r.trace_id
+        from tracedb.budget_reservations as r
+        where r.status = 'settled'
+            and r.trace_id >= tracedb.uuid_floor(from_time)
+            and r.trace_id < tracedb.uuid_floor(to_time)
+    ) as c
+    cross join lateral (
+        select f.cost_usd is not null or not f.is_cost_unknown as is_known
+        from tracedb.trace_figures as f
+        where f.tenant_id = c.tenant_id and f.trace_id = c.trace_id
+        limit 1
+    ) as f
+    where f.is_known
+        and (of_tenant is null or c.tenant_id = of_tenant) and c.tenant_id <> all(except_tenants)
+    on conflict do nothing;
+end $$;
+
+comment on function tracedb.settle_costs(timestamptz, timestamptz, uuid, uuid[]) is
+    'Before traces of a time are removed (of a tenant, or of all but some): notes which cost events '
+    'and reservations their costs have in them already, as cost_entries and spent_since decide it. '
+    'Internal.';
+
+create or replace function tracedb.spent_since(
+    since timestamptz, as_of timestamptz, tenant_id uuid,
+    out spent_usd numeric, out reserved_usd numeric, out unknown_cost_count bigint
+)
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+set timezone = 'UTC'
+as $$
+#variable_conflict use_column
+begin
+    select coalesce(sum(s.cost_usd), 0), coalesce(sum(s.unknown_count), 0)
+    into spent_usd, unknown_cost_count
+    from (
+        select sum(u.cost_usd) as cost_usd, sum(u.unpriced) as unknown_count
+        from tracedb.usage_between(
+            since, as_of + interval '1 microsecond', false, spent_since.tenant_id) as u
+        where u.kind in ('request', 'nested')
+        union all
+        select sum(c.cost_usd), count(*) filter (where c.is_cost_unknown)
+        from tracedb.cost_entries as c
+        where c.source = 'event' and c.tenant_id = spent_since.tenant_id
+            and c.entry_id >= tracedb.uuid_floor(since - interval '1 day')
+            and c.entry_id < tracedb.uuid_floor(as_of + interval '1 day')
+            and c.occurred_at >= since and c.occurred_at <= as_of
+    ) as s;
+    -- What was settled counts until the trace it was for says itself what it cost.
+    select
+        spent_usd + coalesce(sum(r.settled_usd) filter (where r.status = 'settled'), 0),
+        coalesce(sum(r.amount_usd) filter (where r.status = 'open'), 0)
+    into spent_usd, reserved_usd
+    from tracedb.budget_reservations as r
+    left join lateral (
+        select f.cost_usd is not null or not f.is_cost_unknown as is_known
+        from tracedb.trace_figures as f
+        where r.status = 'settled' and f.tenant_id = r.tenant_id and f.trace_id = r.trace_id
+        limit 1  -- or all the tenant's traces would be read, to join them
+    ) as f on true
+    where r.tenant_id = spent_since.tenant_id and r.reserved_at <= as_of
+        and (r.status = 'settled' and r.reserved_at >= since
+            or r.status = 'open' and r.expires_at > as_of)
+        and f.is_known is not true
+        and not exists (
+            select from tracedb.settled_costs as s
+            where s.tenant_id = r.tenant_id and s.entry_id = r.reservation_id
+        );
+end $$;
+
+comment on function tracedb.spent_since(timestamptz, timestamptz, uuid) is
+    'What a tenant has spent (cost_entries, and what was settled and is in no trace yet) and what '
+    'is reserved and open. Internal.';
+
+create or replace view tracedb.cost_entries with (security_invoker = true) as
+select
+    f.tenant_id,
+    f.trace_id as entry_id,
+    'trace' as source,
+    f.started_at as occurred_at,
+    f.user_id,
+    f.agent_id,
+    null::text as model,
+    f.cost_usd,
+    f.is_cost_unknown,
+    f.cost_usd is not null and (
+        select t.cost_usd is null
+        from tracedb.execution_traces as t
+        where t.tenant_id = f.tenant_id and t.trace_id = f.trace_id
+    ) as is_sum_of_spans
+from tracedb.trace_figures as f
+union all
+select
+    e.tenant_id,
+    e.event_id,
+    'event',
+    e.occurred_at,
+    e.user_id,
+    null,
+    case when e.cost_type in ('llm', 'embedding') then coalesce(e.service_tier, e.service) end,
+    e.cost_usd,
+    e.cost_usd is null,
+    false
+from tracedb.tenant_cost_events as e
+left join lateral (
+    select f.cost_usd is not null or not f.is_cost_unknown as is_known
+    from tracedb.trace_figures as f
+    where f.tenant_id = e.tenant_id and f.trace_id = e.trace_id
+        -- what else a trace may have caused is in no trace's cost
+        and e.cost_type in ('llm', 'embedding')
+    limit 1  -- or all the tenant's traces would be read, to join them
+) as f on true
+where f.is_known is not true
+    and not exists (
+        select from tracedb.settled_costs as s
+        where s.tenant_id = e.tenant_id and s.entry_id = e.event_id
+    );
+
+comment on view tracedb.cost_entries is
+    'What cost a tenant money, once: every trace with its cost (trace_figures: nested money once), '
+    'and every cost event that is not in a trace''s cost. A cost event of a call (llm, embedding) '
+    'that names a trace whose cost is known says the same again and is left out; one of storage or '
+    'compute, one that names no trace, and one of a trace without a known cost count. What is in '
+    'the cost of a trace that retention removed (settled_costs) is left out as well. entry_id is '
+    'a clock, as trace_id and event_id are. is_sum_of_spans: the cost is that of the trace''s '
+    'calls, not reported for it as a whole.';
+
 create or replace function tracedb.sees_all_rows(table_name text)
 returns boolean
 language plpgsql stable
@@ -1092,6 +1245,9 @@ begin
         end if;
         counts := counts || counted;
     end loop;
+    if 'execution_traces' = any(relations) then
+        perform tracedb.settle_costs(from_time, to_time, null, '{}');
+    end if;
     -- Everybody waits behind these locks: together they are waited for no longer than patience.
     deadline := clock_timestamp() + patience;
     foreach relation in array relations loop
@@ -1188,6 +1344,9 @@ begin
     select a.* into planned
     from tracedb.assert_planned(
         relations, from_time, to_time, tenant_id, except_tenants, 'rows', as_of, forced) as a;
+    if 'execution_traces' = any(relations) then
+        perform tracedb.settle_costs(from_time, to_time, tenant_id, except_tenants);
+    end if;
     foreach parent in array relations loop
         execute format('select count(*) from (select from ' || rows_of || ' for update) as l',
             parent, tracedb.partition_key(parent))
@@ -1447,7 +1606,7 @@ begin
         from (values
             ('rule', 'retention_policies'),
             ('receipt', 'archives'), ('receipt', 'retention_receipts'),
-            ('trail', 'archived_tenants'), ('trail', 'change_horizons'),
+            ('trail', 'archived_tenants'), ('trail', 'change_horizons'), ('trail', 'settled_costs'),
             ('run', 'maintenance_runs')
         ) as c (class, table_name)
         join (values
@@ -1490,6 +1649,8 @@ alter table tracedb.retention_receipts enable row level security;
 alter table tracedb.retention_receipts force row level security;
 alter table tracedb.change_horizons enable row level security;
 alter table tracedb.change_horizons force row level security;
+alter table tracedb.settled_costs enable row level security;
+alter table tracedb.settled_costs force row level security;
 alter table tracedb.maintenance_runs enable row level security;
 alter table tracedb.maintenance_runs force row level security;
 
@@ -1499,7 +1660,7 @@ grant select on
     tracedb.retention_receipts,
     tracedb.maintenance_runs
 to tracedb_service, tracedb_maintainer;
-grant select on tracedb.archived_tenants, tracedb.change_horizons
+grant select on tracedb.archived_tenants, tracedb.change_horizons, tracedb.settled_costs
 to tracedb_service, tracedb_app, tracedb_reader, tracedb_maintainer;
 grant execute on function tracedb.where_is_trace(uuid, uuid)
 to tracedb_service, tracedb_app, tracedb_reader, tracedb_maintainer;
@@ -1538,3 +1699,4 @@ reset role;
 
 select tracedb.co_locate('tracedb.archived_tenants');
 select tracedb.co_locate('tracedb.change_horizons');
+select tracedb.co_locate('tracedb.settled_costs');

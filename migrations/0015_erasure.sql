@@ -432,6 +432,7 @@ as $$
         'action', 'family', 'table_name', 'reason', 'created_by'
     ]),
     ('change_horizons', 'kept', null, null, null, array[]::text[], array[]::text[]),
+    ('settled_costs', 'kept', null, null, null, array[]::text[], array[]::text[]),
     ('erased_keys', 'kept', null, null, null, array[]::text[], array['key_hash', 'kind']),
     ('erased_traces', 'kept', null, null, null, array[]::text[], array[]::text[]),
     ('learning_progress', 'kept', null, null, null,

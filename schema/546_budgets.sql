@@ -42,7 +42,11 @@ begin
     where r.tenant_id = spent_since.tenant_id and r.reserved_at <= as_of
         and (r.status = 'settled' and r.reserved_at >= since
             or r.status = 'open' and r.expires_at > as_of)
-        and f.is_known is not true;
+        and f.is_known is not true
+        and not exists (
+            select from tracedb.settled_costs as s
+            where s.tenant_id = r.tenant_id and s.entry_id = r.reservation_id
+        );
 end $$;
 
 comment on function tracedb.spent_since(timestamptz, timestamptz, uuid) is

@@ -40,13 +40,18 @@ left join lateral (
         and e.cost_type in ('llm', 'embedding')
     limit 1  -- or all the tenant's traces would be read, to join them
 ) as f on true
-where f.is_known is not true;
+where f.is_known is not true
+    and not exists (
+        select from tracedb.settled_costs as s
+        where s.tenant_id = e.tenant_id and s.entry_id = e.event_id
+    );
 
 comment on view tracedb.cost_entries is
     'What cost a tenant money, once: every trace with its cost (trace_figures: nested money once), '
     'and every cost event that is not in a trace''s cost. A cost event of a call (llm, embedding) '
     'that names a trace whose cost is known says the same again and is left out; one of storage or '
-    'compute, one that names no trace, and one of a trace without a known cost count. entry_id is '
+    'compute, one that names no trace, and one of a trace without a known cost count. What is in '
+    'the cost of a trace that retention removed (settled_costs) is left out as well. entry_id is '
     'a clock, as trace_id and event_id are. is_sum_of_spans: the cost is that of the trace''s '
     'calls, not reported for it as a whole.';
 

@@ -296,6 +296,9 @@ begin
         end if;
         counts := counts || counted;
     end loop;
+    if 'execution_traces' = any(relations) then
+        perform tracedb.settle_costs(from_time, to_time, null, '{}');
+    end if;
     -- Everybody waits behind these locks: together they are waited for no longer than patience.
     deadline := clock_timestamp() + patience;
     foreach relation in array relations loop
@@ -392,6 +395,9 @@ begin
     select a.* into planned
     from tracedb.assert_planned(
         relations, from_time, to_time, tenant_id, except_tenants, 'rows', as_of, forced) as a;
+    if 'execution_traces' = any(relations) then
+        perform tracedb.settle_costs(from_time, to_time, tenant_id, except_tenants);
+    end if;
     foreach parent in array relations loop
         execute format('select count(*) from (select from ' || rows_of || ' for update) as l',
             parent, tracedb.partition_key(parent))

@@ -64,6 +64,7 @@ begin
             ('rule', 'retention_policies'),
             ('receipt', 'archives'), ('receipt', 'retention_receipts'),
             ('trail', 'archived_tenants'), ('trail', 'change_horizons'), ('trail', 'erasures'),
+            ('trail', 'settled_costs'),
             ('run', 'maintenance_runs'),
             ('setting', 'partition_policies')
         ) as c (class, table_name)

@@ -355,7 +355,7 @@ grant select on
     tracedb.retention_receipts,
     tracedb.maintenance_runs
 to tracedb_service, tracedb_maintainer;
-grant select on tracedb.archived_tenants, tracedb.change_horizons
+grant select on tracedb.archived_tenants, tracedb.change_horizons, tracedb.settled_costs
 to tracedb_service, tracedb_app, tracedb_reader, tracedb_maintainer;
 grant execute on function tracedb.where_is_trace(uuid, uuid)
 to tracedb_service, tracedb_app, tracedb_reader, tracedb_maintainer;

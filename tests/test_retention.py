@@ -116,6 +116,23 @@ def requests(admin: Connection, tenant: UUID) -> int:
     return int(row[0])
 
 
+def charges(admin: Connection) -> tuple[Any, ...]:
+    """What A was charged up to a month after the old traces, by two ways."""
+    since, until = OLD - timedelta(days=30), OLD + timedelta(days=30)
+    row = admin.execute(
+        """
+        select (
+            select sum(d.cost_usd)
+            from tracedb.get_cost_breakdown('day', %(since)s, %(until)s, %(a)s) as d
+        ), s.spent_usd
+        from tracedb.spent_since(%(since)s, %(until)s, %(a)s) as s
+        """,
+        {"since": since, "until": until, "a": A},
+    ).fetchone()
+    assert row is not None
+    return row
+
+
 def done(report: Report) -> Report:
     assert report.failures == []
     return report
@@ -159,6 +176,44 @@ def test_what_is_old_is_archived_and_dropped_and_totals_stay(
 
 
 STEPS = ["planned", "folded", "written", "finished", "recorded", "retired", "dropped"]
+
+
+def test_what_was_charged_for_a_trace_is_not_charged_again_once_it_is_gone(
+    conn: Connection, admin: Connection, store: DirectoryStore
+) -> None:
+    old = write(admin, OLD)
+    charged = [
+        {
+            "type": "cost_event",
+            "event_id": str(uuid7(OLD, number)),
+            "occurred_at": OLD.isoformat(),
+            "cost_type": cost_type,
+            "service": "some",
+            "cost_usd": 7,
+            "trace_id": str(trace_id),
+        }
+        for number, cost_type, trace_id in (
+            (21, "llm", old),  # the trace says what it cost
+            (22, "storage", old),
+            (23, "llm", uuid7(OLD, 29)),  # a trace that never came
+        )
+    ]
+    answer = admin.execute(
+        "select tracedb.ingest(%s::json, %s) -> 'rejected'", [json.dumps(charged), A]
+    ).fetchone()
+    assert answer == ([],)
+    admin.execute(
+        "insert into tracedb.budget_reservations (tenant_id, trace_id, amount_usd, settled_usd,"
+        " status, reserved_at, expires_at) values (%s, %s, 5, 5, 'settled', %s, %s)",
+        [A, old, OLD, OLD + timedelta(minutes=1)],
+    )
+    before = charges(admin)
+    assert before[0] > 14
+
+    done(run_retention(conn, store))
+
+    assert contents(admin, "execution_traces") == {"execution_traces": []}
+    assert charges(admin) == before
 
 
 def test_a_run_that_was_killed_is_carried_on(

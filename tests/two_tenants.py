@@ -179,6 +179,10 @@ def _retain(conn: psycopg.Connection[Any]) -> None:
                 "insert into tracedb.change_horizons (tenant_id, purged_until) values (%s, '3')",
                 [tenant],
             ),
+            (
+                "insert into tracedb.settled_costs (tenant_id, entry_id) values (%s, %s), (%s, %s)",
+                [tenant, SHARED, tenant, ONLY[tenant]],
+            ),
         ):
             conn.execute(statement, arguments)
     conn.execute("insert into tracedb.maintenance_runs (job) values ('test')")
