@@ -186,7 +186,7 @@ drop function tracedb.assert_planned(
 drop function tracedb.assert_archived(text, timestamptz, timestamptz, uuid, uuid[], uuid[]);
 drop function tracedb.discard_archive(uuid);
 drop function tracedb.record_archive(jsonb, jsonb);
-drop function tracedb.has_unfolded(timestamptz, timestamptz);
+drop function tracedb.has_unfolded(text, timestamptz, timestamptz);
 drop function tracedb.slice_end(text, timestamptz, timestamptz, uuid, uuid[], integer);
 drop function tracedb.archive_contents(text, timestamptz, timestamptz, uuid, uuid[]);
 drop function tracedb.settle_costs(timestamptz, timestamptz, uuid, uuid[]);

@@ -846,9 +846,9 @@ begin
 end $$;
 
 comment on function tracedb.settle_costs(timestamptz, timestamptz, uuid, uuid[]) is
-    'Before traces of a time are removed (of a tenant, or of all but some): notes which cost events '
-    'and reservations their costs have in them already, as cost_entries and spent_since decide it. '
-    'Internal.';
+    'Before traces of a time are removed (of a tenant, or of all but some): notes which cost '
+    'events and reservations their costs have in them already, as cost_entries and spent_since '
+    'decide it. Internal.';
 
 create or replace function tracedb.spent_since(
     since timestamptz, as_of timestamptz, tenant_id uuid,
@@ -1043,12 +1043,22 @@ comment on function tracedb.slice_end(
     'Where the time after which a table has about max_rows rows since from_time: what is deleted '
     'row by row is cut there. Internal.';
 
-create or replace function tracedb.has_unfolded(from_time timestamptz, to_time timestamptz)
+create or replace function tracedb.has_unfolded(
+    table_name text, from_time timestamptz, to_time timestamptz
+)
 returns boolean
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 begin
+    if table_name = 'pattern_usage_log' then
+        return exists (
+            select from tracedb.pattern_usage_log as u
+            where u.trace_id >= tracedb.uuid_floor(from_time)
+                and u.trace_id < tracedb.uuid_floor(to_time)
+                and u.counted <> tracedb.usage_standing(u.arm, u.applied, u.success)
+        );
+    end if;
     return exists (
         select from tracedb.trace_changes as c
         cross join lateral unnest(c.trace_ids) as i(trace_id)
@@ -1057,8 +1067,9 @@ begin
     );
 end $$;
 
-comment on function tracedb.has_unfolded(timestamptz, timestamptz) is
-    'Whether fold_usage has yet to fold changes of traces of that time, which must not go before.';
+comment on function tracedb.has_unfolded(text, timestamptz, timestamptz) is
+    'Whether rows of that time must not go yet: fold_usage has yet to fold changes of the traces, '
+    'or fold_pattern_usage uses of patterns.';
 
 create or replace function tracedb.record_archive(archive jsonb, contents jsonb)
 returns uuid
@@ -1175,7 +1186,7 @@ begin
             '%s from %s: the plan has changed, and does not remove it', relations[1], from_time);
     end if;
     if tracedb.partition_key(relations[1]) = 'trace_id'
-        and tracedb.has_unfolded(from_time, to_time)
+        and tracedb.has_unfolded(relations[1], from_time, to_time)
     then
         raise exception using errcode = 'TD004',
             message = format('%s from %s: not folded yet', relations[1], from_time);
@@ -1680,7 +1691,7 @@ grant execute on function
     tracedb.sees_all_rows(text),
     tracedb.archive_contents(text, timestamptz, timestamptz, uuid, uuid[]),
     tracedb.slice_end(text, timestamptz, timestamptz, uuid, uuid[], integer),
-    tracedb.has_unfolded(timestamptz, timestamptz),
+    tracedb.has_unfolded(text, timestamptz, timestamptz),
     tracedb.record_archive(jsonb, jsonb),
     tracedb.discard_archive(uuid),
     tracedb.retire_partitions(

@@ -37,8 +37,8 @@ begin
 end $$;
 
 comment on function tracedb.settle_costs(timestamptz, timestamptz, uuid, uuid[]) is
-    'Before traces of a time are removed (of a tenant, or of all but some): notes which cost events '
-    'and reservations their costs have in them already, as cost_entries and spent_since decide it. '
-    'Internal.';
+    'Before traces of a time are removed (of a tenant, or of all but some): notes which cost '
+    'events and reservations their costs have in them already, as cost_entries and spent_since '
+    'decide it. Internal.';
 
 reset role;

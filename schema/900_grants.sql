@@ -375,7 +375,7 @@ grant execute on function
     tracedb.sees_all_rows(text),
     tracedb.archive_contents(text, timestamptz, timestamptz, uuid, uuid[]),
     tracedb.slice_end(text, timestamptz, timestamptz, uuid, uuid[], integer),
-    tracedb.has_unfolded(timestamptz, timestamptz),
+    tracedb.has_unfolded(text, timestamptz, timestamptz),
     tracedb.record_archive(jsonb, jsonb),
     tracedb.discard_archive(uuid),
     tracedb.retire_partitions(

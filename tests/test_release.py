@@ -23,7 +23,13 @@ from tracedb.migrate import migrate, rollback
 from tracedb.source import CHECKSUMS, Source
 
 # the newest migration of each release; a released line never changes
-RELEASES = {"0.1.0": "0001_initial", "0.2.0": "0004_bulk", "0.3.0": "0011_bulk_speed"}
+RELEASES = {
+    "0.1.0": "0001_initial",
+    "0.2.0": "0004_bulk",
+    "0.3.0": "0011_bulk_speed",
+    "0.4.0": "0013_learning",
+    "0.5.0": "0015_erasure",
+}
 
 ALL = [migration.id for migration in Source.read()]
 SCRIPTS = Path(__file__).parents[1] / "scripts"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -116,7 +117,7 @@ def requests(admin: Connection, tenant: UUID) -> int:
     return int(row[0])
 
 
-def charges(admin: Connection) -> tuple[Any, ...]:
+def charges(admin: Connection) -> tuple[Decimal, Decimal]:
     """What A was charged up to a month after the old traces, by two ways."""
     since, until = OLD - timedelta(days=30), OLD + timedelta(days=30)
     row = admin.execute(
@@ -130,7 +131,7 @@ def charges(admin: Connection) -> tuple[Any, ...]:
         {"since": since, "until": until, "a": A},
     ).fetchone()
     assert row is not None
-    return row
+    return row[0], row[1]
 
 
 def done(report: Report) -> Report:
@@ -214,6 +215,28 @@ def test_what_was_charged_for_a_trace_is_not_charged_again_once_it_is_gone(
 
     assert contents(admin, "execution_traces") == {"execution_traces": []}
     assert charges(admin) == before
+
+
+def test_uses_of_patterns_are_counted_before_they_go(
+    conn: Connection, admin: Connection, store: DirectoryStore
+) -> None:
+    at = NOW - timedelta(days=200)
+    row = admin.execute(
+        """select tracedb.save_pattern('{"prompt": "cancel my flight"}', %s)""", [A]
+    ).fetchone()
+    assert row is not None
+    admin.execute("select count(*) from tracedb.ensure_partitions(now(), %s)", [at])
+    admin.execute(
+        "insert into tracedb.pattern_usage_log (tenant_id, trace_id, pattern_id, used_at, success)"
+        " values (%s, %s, %s, %s, true)",
+        [A, uuid7(at, 1), row[0], at],
+    )
+
+    done(run_retention(conn, store))
+
+    assert contents(admin, "pattern_usage_log") == {"pattern_usage_log": []}
+    counts = admin.execute("select use_count, use_successes from tracedb.success_patterns")
+    assert counts.fetchall() == [(1, 1)]
 
 
 def test_a_run_that_was_killed_is_carried_on(

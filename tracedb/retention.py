@@ -18,7 +18,7 @@ from psycopg import Connection
 from psycopg.rows import class_row, scalar_row
 
 from tracedb import archive as archiving
-from tracedb import queries
+from tracedb import learning, queries
 from tracedb.archive import Part
 from tracedb.errors import InvalidInput, NotFolded, RetentionRefused, StoreFailed, TracedbError
 from tracedb.maintenance import only_one
@@ -305,9 +305,17 @@ class _Run:
 
     def _fold(self, planned: Planned, part: Part) -> None:
         """Until totals have all that is about to go."""
-        args = {"from_time": part.from_time, "to_time": part.to_time}
+        args = {
+            "table_name": part.table_name,
+            "from_time": part.from_time,
+            "to_time": part.to_time,
+        }
         while _ask(self.conn, "has_unfolded", args):
-            if not run(self.conn, queries.fold_usage()):
+            if part.table_name == "pattern_usage_log":
+                folded = bool(run(self.conn, learning.fold_pattern_usage()))
+            else:
+                folded = bool(run(self.conn, queries.fold_usage()))
+            if not folded:
                 raise NotFolded(
                     f"{part.table_name} from {part.from_time:%F}: another session folds its totals"
                 )

@@ -31,7 +31,7 @@ order by r.created_at desc, r.receipt_id desc
 limit %(limit)s;
 
 -- name: has_unfolded
-select tracedb.has_unfolded(%(from_time)s, %(to_time)s);
+select tracedb.has_unfolded(%(table_name)s, %(from_time)s, %(to_time)s);
 
 -- name: rows_left
 select case
