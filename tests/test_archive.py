@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import errno
+import gzip
+import hashlib
 import io
+import random
 from pathlib import Path
+from types import ModuleType
 from typing import Any, BinaryIO
 
 import psycopg
 import pytest
+from isal import igzip
 from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
 
 from test_restore import PERIOD, odd
@@ -25,7 +30,7 @@ from test_retention import (
     write,
 )
 from tracedb import archive as archiving
-from tracedb import retention
+from tracedb import csvfile, retention
 from tracedb.ask import ask, key_columns
 from tracedb.errors import ArchiveDamaged, InvalidInput
 from tracedb.query import run
@@ -122,6 +127,27 @@ def test_an_object_store_is_a_store_like_another(
     assert contents(admin) == before
     columns, rows = ask(found, keys(conn), "select count(*) as n from llm_spans", objects)
     assert (columns, rows) == (["n"], [(1,)])
+
+
+@pytest.mark.parametrize("packed", [gzip, igzip])
+@pytest.mark.parametrize("read", [gzip, igzip])
+def test_either_library_reads_what_the_other_packed(
+    monkeypatch: pytest.MonkeyPatch, packed: ModuleType, read: ModuleType
+) -> None:
+    rows = [
+        b"%d,%s\n" % (number, random.Random(number).randbytes(500).hex().encode())
+        for number in range(2000)
+    ]
+    file = io.BytesIO()
+    monkeypatch.setattr(csvfile, "library", packed)
+    digest = csvfile.encode(rows, file, [])
+    monkeypatch.setattr(csvfile, "library", read)
+
+    assert digest == hashlib.sha256(b"".join(rows)).hexdigest()
+    assert b"".join(csvfile.decode(io.BytesIO(file.getvalue()), [])) == b"".join(rows)
+    for damaged in (file.getvalue()[:-100], file.getvalue()[:5000] + b"\0" * 99):
+        with pytest.raises(csvfile.DAMAGES):
+            list(csvfile.decode(io.BytesIO(damaged), []))
 
 
 def keys(conn: Connection) -> dict[str, list[str]]:

@@ -8,11 +8,25 @@ import zlib
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import BinaryIO
+from types import ModuleType
+from typing import BinaryIO, cast
+
+library: ModuleType
+DAMAGES: tuple[type[Exception], ...] = (gzip.BadGzipFile, EOFError, zlib.error)
+try:
+    # from the extra archive: the same format for a quarter of the CPU, and half of it to read
+    from isal import igzip
+    from isal.isal_zlib import error as isal_error
+except ImportError:
+    library = gzip
+else:
+    library = igzip
+    DAMAGES = (*DAMAGES, cast(type[Exception], isal_error))  # as an instance in its stubs
 
 SUFFIX = ".csv.gz"
 
-# of 1, 2, 3 and 6: 143, 126, 80 and 27 MB/s a core on rows like ours, 4.0 to 5.6 times smaller
+# of 1, 2, 3 and 6 zlib writes 143, 126, 80 and 27 MB/s a core of rows like ours, 4.0 to 5.6 times
+# smaller
 LEVEL = 1
 PORTION = 1 << 20
 WORKERS = 2
@@ -22,11 +36,11 @@ def encode(rows: Iterable[bytes], file: BinaryIO, columns: Sequence[Mapping[str,
     """Write CSV to a file; the SHA-256 of the CSV. Memory is bounded by a few portions."""
     digest = hashlib.sha256()
     waiting: deque[Future[bytes]] = deque()
-    # zlib lets other threads run; members one after the other are one gzip file
+    # other threads run meanwhile; members one after the other are one gzip file
     with ThreadPoolExecutor(WORKERS) as pool:
         for portion in portions(rows):
             digest.update(portion)
-            waiting.append(pool.submit(gzip.compress, portion, LEVEL, mtime=0))
+            waiting.append(pool.submit(library.compress, portion, LEVEL, mtime=0))
             if len(waiting) > 2 * WORKERS:
                 file.write(waiting.popleft().result())
         while waiting:
@@ -35,13 +49,10 @@ def encode(rows: Iterable[bytes], file: BinaryIO, columns: Sequence[Mapping[str,
 
 
 def decode(file: BinaryIO, columns: Sequence[Mapping[str, str]]) -> Iterator[bytes]:
-    """The CSV of a file, in portions; OSError, EOFError or zlib.error if it is damaged."""
-    with gzip.GzipFile(fileobj=file) as plain:
+    """The CSV of a file, in portions; OSError, or one of DAMAGES if it is damaged."""
+    with library.open(file, "rb") as plain:
         while portion := plain.read(PORTION):
             yield portion
-
-
-DAMAGES: tuple[type[Exception], ...] = (gzip.BadGzipFile, EOFError, zlib.error)
 
 
 def portions(rows: Iterable[bytes]) -> Iterator[bytes]:
