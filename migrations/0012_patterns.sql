@@ -1670,7 +1670,8 @@ end $$;
 
 comment on function tracedb.wanted_pattern_indexes() is
     'What each tenant has to search, of embeddings a model and of words, and its size as a share '
-    'of what it may be without an index (size_share above 1: build one). Internal.';
+    'of what it may be without an index: above 1 ensure_pattern_indexes builds one, below 0.5 it '
+    'drops it.';
 
 create or replace function tracedb.build_pattern_index(
     tenant_id uuid, kind text, model text, dimension smallint, row_count bigint
@@ -2053,7 +2054,9 @@ grant insert, update, delete on tracedb.success_patterns, tracedb.pattern_embedd
 to tracedb_maintainer;
 grant update (counted, updated_at) on tracedb.pattern_usage_log
 to tracedb_maintainer;
-grant execute on function tracedb.ensure_pattern_indexes(integer, integer)
+grant execute on function
+    tracedb.ensure_pattern_indexes(integer, integer),
+    tracedb.wanted_pattern_indexes()
 to tracedb_maintainer;
 
 reset role;

@@ -292,7 +292,8 @@ grant execute on function
     tracedb.ensure_partitions(timestamptz, timestamptz),
     tracedb.drain_default_partitions(integer),
     tracedb.default_partition_rows(),
-    tracedb.ensure_pattern_indexes(integer, integer)
+    tracedb.ensure_pattern_indexes(integer, integer),
+    tracedb.wanted_pattern_indexes()
 to tracedb_maintainer;
 
 -- Learning

@@ -54,6 +54,7 @@ EMPTY: dict[str, Any] = {
     "retire_pattern": False,
     **{name: {} for name in ("pattern_settings", "set_pattern_settings")},
     **dict.fromkeys(("put_embeddings", "drop_embedding_model"), 0),
+    **dict.fromkeys(("unlearned_changes", "uncounted_uses"), 0),
     **dict.fromkeys(("remove_retention", "set_legal_hold"), False),
 }
 ARGUMENTS: dict[str, Any] = {

@@ -71,6 +71,9 @@ def test_a_day_of_maintenance(
     assert cli("retention", "run", "--dry-run")[1][:1] == planned[:1]
     assert cli("partitions", "--dry-run")[0] == 0
     assert cli("rollups", "fold", "--dry-run")[1]["unfolded_changes"] == 2
+    assert cli("patterns", "learn", "--dry-run")[1] == {"unlearned_changes": 2}
+    assert cli("patterns", "fold", "--dry-run")[1] == {"uncounted_uses": 0}
+    assert cli("patterns", "index", "--dry-run")[1] == []
     assert runs(admin) == []
     assert len(contents(admin)["execution_traces"]) == 2
 
@@ -79,6 +82,10 @@ def test_a_day_of_maintenance(
     assert runs(admin) == [
         ("partitions", "ok"),
         ("rollups", "ok"),
+        ("pattern-uses", "ok"),
+        ("learning", "ok"),
+        ("pruning", "ok"),
+        ("pattern-indexes", "ok"),
         ("retention", "ok"),
         ("archive", "ok"),
     ]

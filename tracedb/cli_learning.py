@@ -9,7 +9,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from textwrap import shorten
 from typing import TYPE_CHECKING, Any
@@ -49,6 +49,7 @@ def add_pattern_actions(acts: Subparsers) -> None:
         "--max-traces", type=int, default=1000, metavar="N", help="in a transaction (default: 1000)"
     )
     _add_seconds(learn)
+    learn.add_argument("--dry-run", action="store_true", help="only say how much there is to learn")
     learn.set_defaults(run=_learn)
     fold = acts.add_parser(
         "fold",
@@ -58,6 +59,7 @@ def add_pattern_actions(acts: Subparsers) -> None:
     )
     fold.add_argument("--max-uses", type=int, default=10_000, metavar="N", help="in a transaction")
     _add_seconds(fold)
+    fold.add_argument("--dry-run", action="store_true", help="only say how much there is to fold")
     fold.set_defaults(run=_fold)
     effectiveness = acts.add_parser("effectiveness", help="how patterns do, the most used first")
     effectiveness.add_argument("--limit", type=int, default=100, metavar="N", help="(default: 100)")
@@ -190,56 +192,81 @@ def _one_tenant(args: argparse.Namespace) -> Iterator[Tenant]:
 
 
 def _learn(args: argparse.Namespace) -> int:
-    from tracedb import connect
+    from tracedb import connect, learning
+    from tracedb.maintenance import recorded
+    from tracedb.query import run
 
+    # one connection keeps the record of the run
+    with connect(args.dsn, max_size=2) as db, db.connection() as conn:
+        if args.dry_run:
+            waiting = run(conn, learning.unlearned_changes())
+            answer(args, {"unlearned_changes": waiting}, [f"{waiting:,} changes to learn from"])
+            return 0
+        with recorded(conn, "learning") as result:
+            figures = result.figures = _learned(args, db)
+    more = "" if figures["finished"] else "; there is more"
+    answer(
+        args,
+        figures,
+        [
+            f"{figures['examined']:,} traces of {figures['tenants']:,} tenants examined:"
+            f" {figures['patterns']:,} changes of patterns, {figures['chains']:,} of chains,"
+            f" {figures['errors']:,} of errors{more}",
+        ],
+    )
+    return ALREADY_RUNNING if figures["busy"] and figures["busy"] == figures["tenants"] else 0
+
+
+def _learned(args: argparse.Namespace, db: TraceDB) -> dict[str, int]:
+    """Learn until nothing is left or the time is up; what was done."""
     stop = time.monotonic() + args.seconds
     done = {"patterns": 0, "chains": 0, "errors": 0}
     traces = busy = tenants = 0
-    with connect(args.dsn, max_size=1) as db:
-        for tenant in _tenants(db, args.tenant, db.tenants_to_learn):
-            tenants += 1
-            subjects: dict[str, Callable[..., Learned | None]] = {
-                "patterns": tenant.extract_patterns,
-                "chains": tenant.learn_chains,
-                "errors": tenant.learn_errors,
-            }
-            for name, call in subjects.items():
-                after = None
-                while time.monotonic() < stop:
-                    learned = call(args.since, max_traces=args.max_traces, after=after)
-                    if learned is None:
-                        busy += name == "patterns"
-                        break
-                    if learned.examined == 0:
-                        break
-                    after = learned.last_trace_id
-                    done[name] += learned.changed
-                    traces += learned.examined if name == "patterns" else 0
-                    if sys.stderr.isatty():
-                        say(f"{name}: {done[name]:,} changed, {traces:,} traces examined")
+    for tenant in _tenants(db, args.tenant, db.tenants_to_learn):
+        tenants += 1
+        subjects: dict[str, Callable[..., Learned | None]] = {
+            "patterns": tenant.extract_patterns,
+            "chains": tenant.learn_chains,
+            "errors": tenant.learn_errors,
+        }
+        for name, call in subjects.items():
+            after = None
+            while time.monotonic() < stop:
+                learned = call(args.since, max_traces=args.max_traces, after=after)
+                if learned is None:
+                    busy += name == "patterns"
+                    break
+                if learned.examined == 0:
+                    break
+                after = learned.last_trace_id
+                done[name] += learned.changed
+                traces += learned.examined if name == "patterns" else 0
+                if sys.stderr.isatty():
+                    say(f"{name}: {done[name]:,} changed, {traces:,} traces examined")
     finished = time.monotonic() < stop
-    answer(
-        args,
-        {"tenants": tenants, "busy": busy, "examined": traces, **done, "finished": finished},
-        [
-            f"{traces:,} traces of {tenants:,} tenants examined: {done['patterns']:,} changes of"
-            f" patterns, {done['chains']:,} of chains, {done['errors']:,} of errors"
-            + ("" if finished else "; there is more"),
-        ],
-    )
-    return ALREADY_RUNNING if busy and busy == tenants else 0
+    return {"tenants": tenants, "busy": busy, "examined": traces, **done, "finished": finished}
 
 
 def _fold(args: argparse.Namespace) -> int:
-    from tracedb import connect
+    from tracedb import connect, learning
+    from tracedb.maintenance import recorded
+    from tracedb.query import run
 
     stop = time.monotonic() + args.seconds
     uses = 0
-    with connect(args.dsn, max_size=1) as db:
-        while time.monotonic() < stop and (folded := db.fold_pattern_usage(args.max_uses)):
-            uses += sum(tenant.uses for tenant in folded)
-            if sys.stderr.isatty():
-                say(f"{uses:,} uses folded")
+    with connect(args.dsn, max_size=1) as db, db.connection() as conn:
+        if args.dry_run:
+            waiting = run(conn, learning.uncounted_uses())
+            answer(args, {"uncounted_uses": waiting}, [f"{waiting:,} uses to fold"])
+            return 0
+        with recorded(conn, "pattern-uses") as result:
+            while time.monotonic() < stop and (
+                folded := run(conn, learning.fold_pattern_usage(args.max_uses))
+            ):
+                uses += sum(tenant.uses for tenant in folded)
+                if sys.stderr.isatty():
+                    say(f"{uses:,} uses folded")
+            result.figures = {"uses": uses}
     answer(args, {"uses": uses}, [f"{uses:,} uses folded"])
     return 0
 
@@ -284,14 +311,20 @@ def _lift_lines(lift: PatternLift) -> Iterator[str]:
 
 def _prune(args: argparse.Namespace) -> int:
     from tracedb import connect
+    from tracedb.maintenance import Outcome, recorded
 
     pruned: list[dict[str, Any]] = []
-    with connect(args.dsn, max_size=1) as db:
+    with (
+        connect(args.dsn, max_size=2) as db,
+        db.connection() as conn,
+        nullcontext(Outcome()) if args.dry_run else recorded(conn, "pruning") as result,
+    ):
         for tenant in _tenants(db, args.tenant, db.tenants_with_patterns):
             while found := tenant.prune_patterns(dry_run=args.dry_run):
                 pruned += [{"tenant_id": tenant.tenant_id, **asdict(each)} for each in found]
                 if args.dry_run:
                     break
+        result.figures = {"retired": len(pruned)}
     lines = [f"{each['tenant_id']}  {each['pattern_id']}: {each['reason']}" for each in pruned]
     answer(
         args,

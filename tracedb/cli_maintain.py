@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 JOBS: dict[str, tuple[str, ...]] = {
     "partitions": ("partitions",),
     "rollups": ("rollups", "fold"),
+    "uses of patterns": ("patterns", "fold"),
+    "learning": ("patterns", "learn"),
+    "pruning": ("patterns", "prune"),
+    "indexes of patterns": ("patterns", "index"),
     "retention": ("retention", "run"),
     "archive": ("archive", "verify"),
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -94,6 +95,7 @@ def add_parser(subparsers: Subparsers) -> None:
         metavar="MB",
         help="maintenance_work_mem for each (default: 1024)",
     )
+    index.add_argument("--dry-run", action="store_true", help="only say which")
     index.set_defaults(run=_index)
     cli_learning.add_pattern_actions(acts)
 
@@ -272,9 +274,15 @@ def _settings(args: argparse.Namespace) -> int:
 
 def _index(args: argparse.Namespace) -> int:
     from tracedb import connect
+    from tracedb.maintenance import recorded
 
-    with connect(args.dsn, max_size=1) as db:
-        done = db.ensure_pattern_indexes(args.max_indexes, args.memory)
+    with connect(args.dsn, max_size=2) as db:
+        if args.dry_run:
+            done = db.wanted_pattern_indexes()
+        else:
+            with db.connection() as conn, recorded(conn, "pattern-indexes") as result:
+                done = db.ensure_pattern_indexes(args.max_indexes, args.memory)
+                result.figures = dict(Counter(index.action for index in done))
     lines = [
         f"{index.action}: {index.index_name} ({index.row_count:,} {index.kind} of tenant"
         f" {index.tenant_id}{f', {index.model}' if index.model else ''})"

@@ -78,6 +78,16 @@ def tenants_to_learn() -> Query[list[UUID]]:
     return Query(statement("tenants_to_learn", _FILE), {}, scalar_row, many)
 
 
+def unlearned_changes() -> Query[int]:
+    """How many batches were written that nothing was learned from yet, as this role sees them."""
+    return Query(statement("unlearned_changes", _FILE), {}, scalar_row, one, lambda: 0)
+
+
+def uncounted_uses() -> Query[int]:
+    """How many uses the counts of patterns do not have yet, as this role sees them."""
+    return Query(statement("uncounted_uses", _FILE), {}, scalar_row, one, lambda: 0)
+
+
 def agent_chains(max_rows: int = 100) -> Query[list[rows.AgentChain]]:
     """The sequences of agents, the most frequent first, and how well they work."""
     args = {"max_rows": max_rows}

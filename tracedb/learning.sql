@@ -32,6 +32,20 @@ with recursive t as (
 )
 select tenant_id from t where tenant_id is not null;
 
+-- name: unlearned_changes
+select count(*)
+from tracedb.trace_changes as c
+left join tracedb.learning_progress as p
+    on p.tenant_id = c.tenant_id and p.subject = 'pattern'
+where p.cursor is null
+    or (c.written_by, c.change_id)
+        > (split_part(p.cursor, '/', 2)::xid8, split_part(p.cursor, '/', 3)::uuid);
+
+-- name: uncounted_uses
+select count(*)
+from tracedb.pattern_usage_log as u
+where u.counted <> tracedb.usage_standing(u.arm, u.applied, u.success);
+
 -- name: agent_chains
 select
     chain_id, agent_sequence, trace_count, success_count, success_rate, success_rate_low,

@@ -78,7 +78,7 @@ class PatternModel:
 
 @dataclass(frozen=True, slots=True)
 class PatternIndex:
-    """An index of one tenant that was built, dropped or refreshed: `action`."""
+    """An index of one tenant, and what was done to it, or is to be done: `action`."""
 
     action: str
     index_name: str

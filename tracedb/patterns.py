@@ -139,6 +139,12 @@ def drop_embedding_model(model: str, max_rows: int = 10_000) -> Query[int]:
     return Query(statement("drop_embedding_model", _FILE), args, scalar_row, one, lambda: 0)
 
 
+def wanted_pattern_indexes() -> Query[list[rows.PatternIndex]]:
+    """What `ensure_pattern_indexes` would build or drop (`tracedb.wanted_pattern_indexes`)."""
+    row = class_row(rows.PatternIndex)
+    return Query(statement("wanted_pattern_indexes", _FILE), {}, row, many)
+
+
 def ensure_pattern_indexes(
     max_indexes: int = 10, max_memory_mb: int = 1024
 ) -> Query[list[rows.PatternIndex]]:

@@ -56,6 +56,15 @@ from tracedb.pattern_models(%(tenant_id)s);
 -- name: drop_embedding_model
 select tracedb.drop_embedding_model(%(model)s, %(max_rows)s, %(tenant_id)s);
 
+-- name: wanted_pattern_indexes
+select
+    case when i.index_name is null then 'to build' else 'to drop' end as action,
+    coalesce(i.index_name, '') as index_name, w.tenant_id, w.kind, w.model, w.row_count
+from tracedb.wanted_pattern_indexes() as w
+left join tracedb.pattern_indexes as i using (tenant_id, kind, model)
+where w.size_share > 1 and i.index_name is null or w.size_share < 0.5 and i.index_name is not null
+order by w.size_share desc, w.tenant_id, w.kind, w.model;
+
 -- name: ensure_pattern_indexes
 select action, index_name, tenant_id, kind, model, row_count
 from tracedb.ensure_pattern_indexes(%(max_indexes)s, %(max_memory_mb)s);

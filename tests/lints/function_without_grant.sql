@@ -14,6 +14,5 @@ where p.pronamespace = 'tracedb'::regnamespace
         'add_counts', 'collect_erased', 'erase_traces', 'erase_costs', 'erase_reservations',
         'erase_foreign_ids', 'erase_user_rows', 'erase_tenant_rows', 'erase_learned',
         'assert_archived', 'assert_planned', 'settle_costs',  -- called by what removes
-        'wanted_pattern_indexes', 'build_pattern_index',
-        'common_pattern_words'               -- called by ensure_pattern_indexes
+        'build_pattern_index', 'common_pattern_words'  -- called by ensure_pattern_indexes
     )
