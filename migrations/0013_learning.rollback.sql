@@ -26,6 +26,7 @@ drop function tracedb.log_pattern_outcome(
     uuid, uuid, boolean, double precision, bigint, double precision, text, timestamptz, uuid
 );
 drop function tracedb.set_error_fix(uuid, text, uuid);
+drop function tracedb.bounded_tokens(numeric);
 drop function tracedb.prompt_keywords(text, text[]);
 drop function tracedb.traces_to_learn(text, timestamptz, integer, uuid, uuid);
 drop function tracedb.note_learned(text, uuid[], tracedb.learned_traces[], uuid);

@@ -257,6 +257,16 @@ comment on function tracedb.intent_label(jsonb) is
     'The intent of a trace as one label: the text itself, or what its document has as intent, '
     'name, type, label, category or primary. Null if it has none.';
 
+-- Absurd numbers must not stop all learning.
+create or replace function tracedb.bounded_tokens(tokens numeric)
+returns bigint
+language sql immutable parallel safe
+set search_path = pg_catalog, pg_temp
+return case when tokens is not null then least(tokens, 9223372036854775807)::bigint end;
+
+comment on function tracedb.bounded_tokens(numeric) is
+    'The tokens, or the most that a bigint can say; null if they are not known. Internal.';
+
 create or replace function tracedb.prompt_keywords(prompt text, labels text[])
 returns text[]
 language plpgsql immutable parallel safe
@@ -414,7 +424,7 @@ begin
         m.trace_id, m.completed, m.no_errors, m.hooks_succeeded, m.quality_gates, m.in_time,
         m.intelligence, m.user_confirmed, w.known,
         -- the weights as given add up to 1 but for rounding
-        case when m.is_finished then least(w.met / nullif(w.known, 0), 1) end
+        case when m.is_finished and w.known > 0 then least(w.met / w.known, 1) end
     from met as m
     cross join lateral (
         select
@@ -877,11 +887,9 @@ begin
                 'channel', t.channel, 'source', t.source, 'message_type', t.message_type))
                 as context,
             t.duration_ms,
-            -- Absurd numbers must not stop all learning.
-            least(
+            tracedb.bounded_tokens(
                 coalesce(t.input_tokens, u.input_tokens)
-                + coalesce(t.output_tokens, u.output_tokens), 9223372036854775807)::bigint
-                as tokens,
+                + coalesce(t.output_tokens, u.output_tokens)) as tokens,
             coalesce(t.cost_usd, u.cost_usd) as cost_usd
         from headers as t
         left join prompts as p using (trace_id)
@@ -1150,8 +1158,7 @@ begin
     sums as (
         select
             b.root_id,
-            least(sum(f.input_tokens) + sum(f.output_tokens), 9223372036854775807)::bigint
-                as tokens,
+            tracedb.bounded_tokens(sum(f.input_tokens) + sum(f.output_tokens)) as tokens,
             sum(f.cost_usd) as cost_usd
         from below as b
         join tracedb.trace_figures as f on f.tenant_id = tenant and f.trace_id = b.trace_id
@@ -2254,6 +2261,7 @@ revoke all on function
     tracedb.log_pattern_outcome(
         uuid, uuid, boolean, double precision, bigint, double precision, text, timestamptz, uuid),
     tracedb.set_error_fix(uuid, text, uuid),
+    tracedb.bounded_tokens(numeric),
     tracedb.prompt_keywords(text, text[]),
     tracedb.traces_to_learn(text, timestamptz, integer, uuid, uuid),
     tracedb.note_learned(text, uuid[], tracedb.learned_traces[], uuid),
@@ -2305,6 +2313,7 @@ grant execute on function
     tracedb.set_error_fix(uuid, text, uuid)
 to tracedb_service, tracedb_app;
 grant execute on function
+    tracedb.bounded_tokens(numeric),
     tracedb.prompt_keywords(text, text[]),
     tracedb.traces_to_learn(text, timestamptz, integer, uuid, uuid),
     tracedb.note_learned(text, uuid[], tracedb.learned_traces[], uuid),

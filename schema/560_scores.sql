@@ -124,7 +124,7 @@ begin
         m.trace_id, m.completed, m.no_errors, m.hooks_succeeded, m.quality_gates, m.in_time,
         m.intelligence, m.user_confirmed, w.known,
         -- the weights as given add up to 1 but for rounding
-        case when m.is_finished then least(w.met / nullif(w.known, 0), 1) end
+        case when m.is_finished and w.known > 0 then least(w.met / w.known, 1) end
     from met as m
     cross join lateral (
         select

@@ -228,4 +228,14 @@ comment on function tracedb.newest_learned(uuid[], uuid) is
     'What the newest 200 traces of each pattern, chain or error say of it; a row for each, empty '
     'where it has none. Internal.';
 
+-- Absurd numbers must not stop all learning.
+create or replace function tracedb.bounded_tokens(tokens numeric)
+returns bigint
+language sql immutable parallel safe
+set search_path = pg_catalog, pg_temp
+return case when tokens is not null then least(tokens, 9223372036854775807)::bigint end;
+
+comment on function tracedb.bounded_tokens(numeric) is
+    'The tokens, or the most that a bigint can say; null if they are not known. Internal.';
+
 reset role;

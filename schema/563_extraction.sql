@@ -168,11 +168,9 @@ begin
                 'channel', t.channel, 'source', t.source, 'message_type', t.message_type))
                 as context,
             t.duration_ms,
-            -- Absurd numbers must not stop all learning.
-            least(
+            tracedb.bounded_tokens(
                 coalesce(t.input_tokens, u.input_tokens)
-                + coalesce(t.output_tokens, u.output_tokens), 9223372036854775807)::bigint
-                as tokens,
+                + coalesce(t.output_tokens, u.output_tokens)) as tokens,
             coalesce(t.cost_usd, u.cost_usd) as cost_usd
         from headers as t
         left join prompts as p using (trace_id)

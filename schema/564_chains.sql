@@ -82,8 +82,7 @@ begin
     sums as (
         select
             b.root_id,
-            least(sum(f.input_tokens) + sum(f.output_tokens), 9223372036854775807)::bigint
-                as tokens,
+            tracedb.bounded_tokens(sum(f.input_tokens) + sum(f.output_tokens)) as tokens,
             sum(f.cost_usd) as cost_usd
         from below as b
         join tracedb.trace_figures as f on f.tenant_id = tenant and f.trace_id = b.trace_id

@@ -336,6 +336,7 @@ grant execute on function
     tracedb.set_error_fix(uuid, text, uuid)
 to tracedb_service, tracedb_app;
 grant execute on function
+    tracedb.bounded_tokens(numeric),
     tracedb.prompt_keywords(text, text[]),
     tracedb.traces_to_learn(text, timestamptz, integer, uuid, uuid),
     tracedb.note_learned(text, uuid[], tracedb.learned_traces[], uuid),

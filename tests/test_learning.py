@@ -133,6 +133,23 @@ def test_a_criterion_that_is_not_known_counts_neither_way(conn: Connection) -> N
     assert value(conn, "select tracedb.score_trace(%s, %s)", trace_id("none"), tenant) is None
 
 
+def test_without_a_criterion_that_is_known_there_is_no_score(conn: Connection) -> None:
+    tenant = uuid4()
+    criteria = ("completed", "no_errors", "hooks_succeeded", "in_time", "intelligence")
+    weights = dict.fromkeys([f"{name}_weight" for name in (*criteria, "user_confirmed")], 0)
+    conn.execute(
+        "select tracedb.set_pattern_settings(%s, %s)",
+        [json.dumps({**weights, "quality_gates_weight": 1}), tenant],
+    )
+    ingest(conn, tenant, asked("a", "?"))
+
+    learn(conn, tenant)
+
+    score = value(conn, "select tracedb.score_trace(%s, %s)", trace_id("a"), tenant)
+    assert (score["known_weight"], score["score"]) == (0, None)
+    assert patterns(conn, tenant) == []
+
+
 HOOK = {"type": "hook", "hook_type": "pre_tool_use", "started_at": at(), "ended_at": at(1)}
 
 
@@ -476,6 +493,26 @@ def test_absurd_figures_stop_nothing(conn: Connection) -> None:
     ingest(conn, tenant, asked("1", "Do it", input_tokens=most, output_tokens=most))
     learn_all(conn, tenant)
     assert patterns(conn, tenant)[0]["performance"]["tokens"] == most
+
+
+def test_tokens_that_nobody_reported_are_not_known(conn: Connection) -> None:
+    tenant = uuid4()
+    requests = [
+        trace(status="ok", agent_id="a", prompt="p", duration_ms=10),
+        trace(
+            trace_id=trace_id("nested"),
+            status="ok",
+            agent_id="b",
+            parent_trace_id=trace_id(),
+            duration_ms=5,
+        ),
+    ]
+    ingest(conn, tenant, requests)
+
+    learn_all(conn, tenant)
+
+    tokens = "select subject, tokens from tracedb.learned_traces where tenant_id = %s order by 1"
+    assert conn.execute(tokens, [tenant]).fetchall() == [("chain", None), ("pattern", None)]
 
 
 def test_a_cursor_of_another_server_counts_nothing_twice(conn: Connection) -> None:
