@@ -133,6 +133,8 @@ def test_the_demo_fits_a_narrow_terminal_and_tells_what_to_do_next(
         "order-agent",
         "Slowest",
         "Failed",
+        "for: My order has not come. Where is it?",
+        "    order-agent > lookup_order",
         "One trace as a tree",
     ):
         assert text in figures

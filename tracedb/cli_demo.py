@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from tracedb.cli import Subparsers
-    from tracedb.demo import AgentRow, Report, TenantReport, TraceRow, Track
+    from tracedb.demo import AgentRow, Report, SimilarRow, TenantReport, TraceRow, Track
     from tracedb.records import Record
     from tracedb.rows import Receipt
 
@@ -37,6 +37,11 @@ def add_parser(subparsers: Subparsers) -> None:
     command.add_argument("files", nargs="*", type=Path, metavar="FILE", help=".json or .json.gz")
     command.add_argument(
         "--stop", action="store_true", help="stop the embedded server; its data stays"
+    )
+    command.add_argument(
+        "--embedder",
+        metavar="E",
+        help="find learned patterns by meaning too: minilm, or MODULE:NAME of an embedder of yours",
     )
     command.set_defaults(run=_run)
 
@@ -70,10 +75,12 @@ class _Place:
 
 def _demo(args: argparse.Namespace) -> int:
     from tracedb import connect, demo
+    from tracedb.cli_patterns import embedder_named
     from tracedb.migrate import migrate
     from tracedb.tau2 import read
 
     files = [read(path) for path in args.files]
+    embedder = embedder_named(args.embedder) if args.embedder else None
     if not args.json:
         from tracedb.render import console
 
@@ -88,7 +95,9 @@ def _demo(args: argparse.Namespace) -> int:
         else:
             with _progress() as track:
                 tenants, receipt = demo.load_workload(db, track)
-        report = demo.report(db, tenants)
+        demo.learn(db, tenants, embedder)
+        question = demo.FILES_QUESTION if files else demo.QUESTION
+        report = demo.report(db, tenants, question, embedder)
     next_steps = _next_steps(place, report)
     if args.json:
         data = {
@@ -196,6 +205,9 @@ def _show(out: Console, report: Report, receipt: Receipt, *, exact: bool) -> Non
         kinds = ", ".join(f"{count(n)} {kind}" for kind, n in report.failure_kinds.items())
         heading(out, "Failed, newest first", kinds)
         _show_failed(out, report.failed)
+    if report.similar:
+        heading(out, "Learned patterns", f"for: {report.question}")
+        _show_similar(out, report.similar)
     if report.tree:
         root = report.tree[0]
         heading(out, "One trace as a tree", str(root.trace_id))
@@ -272,6 +284,17 @@ def _show_failed(out: Console, rows: Sequence[TraceRow]) -> None:
         for row in rows
     ]
     table(out, ("  trace", "started", "took"), shown, droppable="started")
+
+
+def _show_similar(out: Console, rows: Sequence[SimilarRow]) -> None:
+    from textwrap import shorten
+
+    from tracedb.render import clean
+
+    for row in rows:
+        out.print(f"  {clean(shorten(row.prompt, 76, placeholder='...'))}")
+        done = " > ".join([row.agent_id or "?", *row.tools])
+        out.print(f"    {clean(shorten(done, 74, placeholder='...'))}", style="dim")
 
 
 def _name(row: TraceRow) -> Text:

@@ -13,8 +13,9 @@ from uuid import UUID
 from psycopg.rows import class_row, scalar_row, tuple_row
 
 from tracedb import workload
-from tracedb.client import TraceDB
+from tracedb.client import Tenant, TraceDB
 from tracedb.demo_tenants import TENANTS
+from tracedb.embeddings import Embedder, embed_patterns
 from tracedb.errors import NotATenant, PermissionDenied, TracedbError
 from tracedb.query import Query, many, maybe, statement
 from tracedb.records import Record
@@ -25,6 +26,9 @@ from tracedb.runs import RunFile, store
 Track = Callable[[Iterable[Record], int], Iterable[Record]]
 
 FILES_TENANT = "tau2-bench"
+# what is asked of the patterns that were learned
+QUESTION = "My order has not come. Where is it?"
+FILES_QUESTION = "I would like to cancel my flight."
 MOST_ROWS = 6
 # A file may hold one run of 1970: better drained than given fifty years of partitions.
 _WIDEST_SPAN = timedelta(days=366)
@@ -86,6 +90,15 @@ class TenantReport:
 
 
 @dataclass(frozen=True, slots=True)
+class SimilarRow:
+    """A pattern that was learned, and found for a question: who did it, with which tools."""
+
+    prompt: str
+    agent_id: str | None
+    tools: list[str]
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """What a newcomer came for."""
 
@@ -94,6 +107,8 @@ class Report:
     failed: list[TraceRow]
     failure_kinds: dict[str, int]
     tree: list[TreeNode]
+    question: str
+    similar: list[SimilarRow]
 
 
 def tenant_named(external_id: str) -> Query[TenantRow | None]:
@@ -190,8 +205,31 @@ def load_files(db: TraceDB, tenant_id: UUID, files: Sequence[RunFile]) -> list[R
     return receipts
 
 
-def report(db: TraceDB, tenants: Sequence[TenantRow]) -> Report:
-    """The figures of these tenants."""
+def learn(db: TraceDB, tenants: Sequence[TenantRow], embedder: Embedder | None) -> None:
+    """Learn patterns from what was loaded, as far as this role may; embed those of the first."""
+    with suppress(PermissionDenied):
+        for tenant in tenants:
+            scope = db.tenant(tenant.tenant_id)
+            while (learned := scope.extract_patterns()) and learned.examined:
+                pass
+    if embedder is not None:
+        embed_patterns(db.tenant(tenants[0].tenant_id), embedder)
+
+
+def similar(
+    tenant: Tenant, question: str, embedder: Embedder | None, max_rows: int = 3
+) -> list[SimilarRow]:
+    """The patterns that fit a question best: by its words, and with an embedder by its meaning."""
+    given = None if embedder is None else embedder.embed([question])[0]
+    model = None if embedder is None else embedder.model
+    found = tenant.find_patterns(given, question, k=max_rows, model=model, seed=1)
+    return [SimilarRow(row.prompt, row.agent_id, row.tool_sequence) for row in found]
+
+
+def report(
+    db: TraceDB, tenants: Sequence[TenantRow], question: str, embedder: Embedder | None = None
+) -> Report:
+    """The figures of these tenants, and what the first one's patterns say to a question."""
     scopes = [db.tenant(tenant.tenant_id) for tenant in tenants]
     slow = [row for scope in scopes for row in scope.run(slowest())]
     fail = [row for scope in scopes for row in scope.run(failed())]
@@ -208,6 +246,8 @@ def report(db: TraceDB, tenants: Sequence[TenantRow]) -> Report:
         failed=sorted(fail, key=lambda row: row.trace_id, reverse=True)[:MOST_ROWS],
         failure_kinds=dict(kinds.most_common()),
         tree=scopes[0].trace_tree(example) if example else [],
+        question=question,
+        similar=similar(scopes[0], question, embedder),
     )
 
 
