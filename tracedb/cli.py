@@ -12,6 +12,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING
@@ -19,6 +20,8 @@ from typing import TYPE_CHECKING
 from tracedb.errors import TracedbError, error_class
 
 if TYPE_CHECKING:
+    from tracedb.client import Tenant
+
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
 
 SUBJECTS = (
@@ -44,6 +47,8 @@ SUBJECTS = (
     "tracedb.cli_maintain",
 )
 
+USAGE = 2
+ALREADY_RUNNING = 75
 INTERRUPTED = 130
 BROKEN_PIPE = 141
 
@@ -89,6 +94,16 @@ def add_tenant(parser: argparse.ArgumentParser) -> None:
         required=tenant is None,
         help="a tenant_id or external id (default: TRACEDB_TENANT)",
     )
+
+
+@contextmanager
+def one_tenant(args: argparse.Namespace) -> Iterator[Tenant]:
+    """The tenant that the option of `add_tenant` names, on a connection of its own."""
+    from tracedb import connect
+    from tracedb.demo import tenant_id_of
+
+    with connect(args.dsn, max_size=1) as db:
+        yield db.tenant(tenant_id_of(db, args.tenant))
 
 
 def say(message: str) -> None:

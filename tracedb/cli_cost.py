@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
-from tracedb.cli import add_tenant, answer
+from tracedb.cli import add_tenant, answer, one_tenant
 from tracedb.cli_traces import decimal, moment
 
 if TYPE_CHECKING:
     from tracedb.cli import Subparsers
-    from tracedb.client import Tenant
     from tracedb.money_rows import BudgetStatus, CostForecast, CostShare
 
 _WIDEST_BAR = 40
@@ -62,18 +60,9 @@ def add_parser(subparsers: Subparsers) -> None:
         add_tenant(command)
 
 
-@contextmanager
-def _tenant(args: argparse.Namespace) -> Iterator[Tenant]:
-    from tracedb import connect
-    from tracedb.demo import tenant_id_of
-
-    with connect(args.dsn, max_size=1) as db:
-        yield db.tenant(tenant_id_of(db, args.tenant))
-
-
 def _cost(args: argparse.Namespace) -> int:
     since = args.since or datetime.now(UTC) - timedelta(days=30)
-    with _tenant(args) as tenant:
+    with one_tenant(args) as tenant:
         shares = tenant.get_cost_breakdown(args.by, since, args.until)
         forecast = tenant.forecast_costs()
     if args.by == "day":
@@ -129,7 +118,7 @@ def _outlook(forecast: CostForecast | None) -> Iterator[str]:
 
 
 def _list(args: argparse.Namespace) -> int:
-    with _tenant(args) as tenant:
+    with one_tenant(args) as tenant:
         found = tenant.get_budget_status()
     answer(args, [asdict(row) for row in found], [_line(row) for row in found] or ["no budgets"])
     return 0
@@ -152,14 +141,14 @@ def _line(row: BudgetStatus) -> str:
 
 
 def _set(args: argparse.Namespace) -> int:
-    with _tenant(args) as tenant:
+    with one_tenant(args) as tenant:
         id = tenant.set_budget(args.name, args.period, args.soft, args.hard)
     answer(args, {"budget_id": id}, ["set"])
     return 0
 
 
 def _remove(args: argparse.Namespace) -> int:
-    with _tenant(args) as tenant:
+    with one_tenant(args) as tenant:
         removed = tenant.remove_budget(args.name)
     answer(args, {"removed": removed}, ["removed" if removed else "there is no such budget"])
     return 0 if removed else 1
@@ -168,7 +157,7 @@ def _remove(args: argparse.Namespace) -> int:
 def _check(args: argparse.Namespace) -> int:
     from tracedb.render import money
 
-    with _tenant(args) as tenant:
+    with one_tenant(args) as tenant:
         found = tenant.check_budgets()
     lines = [
         f"{alert.name}: {money(alert.spent_usd, 6)} USD of {money(alert.limit_usd)}"

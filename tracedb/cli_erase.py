@@ -9,15 +9,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tracedb.cli import add_tenant, answer, say
+from tracedb.cli import USAGE, add_tenant, answer, one_tenant, say
 
 if TYPE_CHECKING:
     from tracedb.cli import Subparsers
     from tracedb.client import Tenant
     from tracedb.erasure import Erasure
     from tracedb.stores import Store
-
-USAGE = 2
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -82,11 +80,9 @@ def add_parser(subparsers: Subparsers) -> None:
 
 
 def _erase(args: argparse.Namespace) -> int:
-    from tracedb import connect, erasure
-    from tracedb.demo import tenant_id_of
+    from tracedb import erasure
 
-    with connect(args.dsn, max_size=1) as db:
-        tenant = db.tenant(tenant_id_of(db, args.tenant))
+    with one_tenant(args) as tenant:
         if args.dry_run:
             return _plan(args, tenant)
         if not args.yes and not _agreed(args):
@@ -164,23 +160,20 @@ def _receipt(done: Erasure) -> list[str]:
 
 
 def _list(args: argparse.Namespace) -> int:
-    from tracedb import connect, erasure
-    from tracedb.demo import tenant_id_of
+    from tracedb import erasure
 
-    with connect(args.dsn, max_size=1) as db:
-        found = db.tenant(tenant_id_of(db, args.tenant)).run(erasure.erasures())
+    with one_tenant(args) as tenant:
+        found = tenant.run(erasure.erasures())
     lines = [line for each in found for line in _receipt(each)]
     answer(args, [asdict(each) for each in found], lines or ["nobody was erased"])
     return 0
 
 
 def _export(args: argparse.Namespace) -> int:
-    from tracedb import connect, erasure
-    from tracedb.demo import tenant_id_of
+    from tracedb import erasure
     from tracedb.errors import TracedbError
 
-    with connect(args.dsn, max_size=1) as db:
-        tenant = db.tenant(tenant_id_of(db, args.tenant))
+    with one_tenant(args) as tenant:
         lines = erasure.as_lines(
             erasure.export_user(tenant, args.user_id, spool=args.spool, store=_store(args))
         )

@@ -9,13 +9,13 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import asdict
 from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from tracedb.cli import add_tenant, answer, say
+from tracedb.cli import ALREADY_RUNNING, add_tenant, answer, one_tenant, say
 from tracedb.cli_traces import moment
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from tracedb.client import Tenant, TraceDB
     from tracedb.learning_rows import ErrorPattern, Learned, PatternLift, RoutingValue
 
-ALREADY_RUNNING = 75
 REFUSED = 3
 
 _TEXT = 70  # characters of a prompt or message in a line
@@ -182,15 +181,6 @@ def _tenants(
         yield db.tenant(id)
 
 
-@contextmanager
-def _one_tenant(args: argparse.Namespace) -> Iterator[Tenant]:
-    from tracedb import connect
-    from tracedb.demo import tenant_id_of
-
-    with connect(args.dsn, max_size=1) as db:
-        yield db.tenant(tenant_id_of(db, args.tenant))
-
-
 def _learn(args: argparse.Namespace) -> int:
     from tracedb import connect, learning
     from tracedb.maintenance import recorded
@@ -272,7 +262,7 @@ def _fold(args: argparse.Namespace) -> int:
 
 
 def _effectiveness(args: argparse.Namespace) -> int:
-    with _one_tenant(args) as tenant:
+    with one_tenant(args) as tenant:
         found = tenant.pattern_effectiveness(args.limit)
     lines = [
         f"{each.pattern_id}  {each.use_count:,} uses, {_rate(each.success_rate)}"
@@ -286,7 +276,7 @@ def _effectiveness(args: argparse.Namespace) -> int:
 
 
 def _lift(args: argparse.Namespace) -> int:
-    with _one_tenant(args) as tenant:
+    with one_tenant(args) as tenant:
         found = tenant.pattern_lift(
             args.pattern, args.since, args.until, min_traces=args.min_traces
         )
@@ -337,7 +327,7 @@ def _prune(args: argparse.Namespace) -> int:
 def _errors(args: argparse.Namespace) -> int:
     from tracedb.errors import InvalidInput, NotFound
 
-    with _one_tenant(args) as tenant:
+    with one_tenant(args) as tenant:
         if args.fix:
             try:
                 fingerprint = UUID(args.fix[0])
@@ -366,7 +356,7 @@ def _error_lines(error: ErrorPattern) -> Iterator[str]:
 
 def _evaluate(args: argparse.Namespace) -> int:
     policy = _policy(args.policy)
-    with _one_tenant(args) as tenant:
+    with one_tenant(args) as tenant:
         found = tenant.evaluate_routing(
             policy, args.since, args.until, reward=args.reward, min_effective=args.min_effective
         )

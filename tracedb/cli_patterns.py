@@ -7,13 +7,12 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from tracedb import cli_learning
-from tracedb.cli import add_tenant, answer, say
+from tracedb.cli import add_tenant, answer, one_tenant, say
 from tracedb.errors import InvalidInput, NotFound
 
 if TYPE_CHECKING:
@@ -128,15 +127,6 @@ def embedder_named(name: str) -> Embedder:
     return made
 
 
-@contextmanager
-def _tenant(args: argparse.Namespace) -> Iterator[Tenant]:
-    from tracedb import connect
-    from tracedb.demo import tenant_id_of
-
-    with connect(args.dsn, max_size=1) as db:
-        yield db.tenant(tenant_id_of(db, args.tenant))
-
-
 def _find(args: argparse.Namespace) -> int:
     from tracedb.embeddings import checked
 
@@ -147,7 +137,7 @@ def _find(args: argparse.Namespace) -> int:
     if args.embedder is not None:
         embedder = embedder_named(args.embedder)
         (embedding,), model = checked(embedder, [args.text]), embedder.model
-    with _tenant(args) as tenant:
+    with one_tenant(args) as tenant:
         found = tenant.find_patterns(
             embedding,
             args.text,
@@ -178,7 +168,7 @@ def _found(pattern: FoundPattern) -> Iterator[str]:
 
 
 def _list(args: argparse.Namespace) -> int:
-    with _tenant(args) as tenant:
+    with one_tenant(args) as tenant:
         found = tenant.list_patterns(args.limit)
     answer(args, [asdict(pattern) for pattern in found], map(_line, found) if found else ["none"])
     return 0
@@ -194,7 +184,7 @@ def _line(pattern: Pattern) -> str:
 
 
 def _show(args: argparse.Namespace) -> int:
-    with _tenant(args) as tenant:
+    with one_tenant(args) as tenant:
         call = tenant.replay_plan if args.replay else tenant.get_pattern
         found = call(args.pattern_id)
     if found is None:
@@ -212,7 +202,7 @@ def _embed(args: argparse.Namespace) -> int:
         if sys.stderr.isatty():
             say(f"{stored:,} embedded")
 
-    with _tenant(args) as tenant:
+    with one_tenant(args) as tenant:
         stored = 0
         if not args.dry_run:
             stored = embed_patterns(tenant, embedder, batch=args.batch, progress=progress)
@@ -238,7 +228,7 @@ def _lacking(tenant: Tenant, model: str) -> int:
 
 
 def _models(args: argparse.Namespace) -> int:
-    with _tenant(args) as tenant:
+    with one_tenant(args) as tenant:
         removed = 0
         while args.drop is not None and (gone := tenant.drop_embedding_model(args.drop)):
             removed += gone
@@ -266,7 +256,7 @@ def _settings(args: argparse.Namespace) -> int:
             changes[name] = json.loads(value)
         except ValueError as error:
             raise InvalidInput.of(name, f"must be a number, not {value!r}") from error
-    with _tenant(args) as tenant:
+    with one_tenant(args) as tenant:
         settings = tenant.set_pattern_settings(changes) if changes else tenant.pattern_settings()
     answer(args, settings, (f"{name} = {value}" for name, value in settings.items()))
     return 0

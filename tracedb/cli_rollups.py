@@ -8,13 +8,11 @@ import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from tracedb.cli import add_tenant, answer, say
+from tracedb.cli import ALREADY_RUNNING, add_tenant, answer, one_tenant, say
 from tracedb.cli_traces import moment
 
 if TYPE_CHECKING:
     from tracedb.cli import Subparsers
-
-ALREADY_RUNNING = 75
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -92,11 +90,7 @@ def _fold(args: argparse.Namespace) -> int:
 
 
 def _verify(args: argparse.Namespace) -> int:
-    from tracedb import connect
-    from tracedb.demo import tenant_id_of
-
-    with connect(args.dsn, max_size=1) as db:
-        tenant = db.tenant(tenant_id_of(db, args.tenant))
+    with one_tenant(args) as tenant:
         found = tenant.usage_differences(args.since, args.until)
     lines = [
         f"{each.starts_at:%Y-%m-%d %H:%M}"

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING
 
-from tracedb.cli import add_tenant, answer
+from tracedb.cli import add_tenant, answer, one_tenant
 
 if TYPE_CHECKING:
     from tracedb.cli import Subparsers
@@ -89,13 +89,10 @@ def decimal(text: str) -> Decimal:
 
 
 def _traces(args: argparse.Namespace) -> int:
-    from tracedb import connect
-    from tracedb.demo import tenant_id_of
     from tracedb.queries import TraceFilter
 
     asked = {name: getattr(args, name) for name in TraceFilter.__annotations__}
-    with connect(args.dsn, max_size=1) as db:
-        tenant = db.tenant(tenant_id_of(db, args.tenant))
+    with one_tenant(args) as tenant:
         page = tenant.find_traces(limit=args.limit, cursor=args.cursor, **asked)
     if args.json:
         found = [asdict(trace) for trace in page.traces]
