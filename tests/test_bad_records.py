@@ -105,6 +105,13 @@ BAD: dict[str, tuple[dict[str, Any] | Any, str]] = {
     "unknown payload": (one_of_each()[5] | {"kind": "note"}, "kind: must be prompt, response"),
     "NUL": (span(name="a\0b"), "record: not storable as JSON: unsupported Unicode escape"),
     "lone surrogate": (span(name="\ud800"), "record: not storable as JSON: invalid input syntax"),
+    "event without an id": (
+        {
+            **{"type": "agent_execution", "agent_id": "bot", "success": True},
+            **{"event_id": None, "event_key": None, "occurred_at": at()},
+        },
+        "event_id: required (or event_key)",
+    ),
     "large payload": (
         one_of_each()[5] | {"content": "x" * 16_777_217},
         "content: at most 16 MiB",

@@ -440,7 +440,9 @@ class _Batch:
             binary.is_uuid7(event_id) and -DAY <= binary.uuid_time(event_id) - at <= DAY
         ):
             # as tracedb.event_id_of makes it
-            of = record["event_key"] if event_id is None else UUID(bytes=event_id)
+            of = key if event_id is None else UUID(bytes=event_id)
+            if of is None:
+                raise Doubtful
             event_id = binary.uuid_from_key(at, f"{self._tenant_id}/{record['type']}/{of}")
         return (
             *(_UUID + event_id, table.label(key), _time(8, at)),
