@@ -37,6 +37,7 @@ drop function tracedb.get_pattern(uuid, uuid);
 drop function tracedb.find_patterns(
         real[], text, jsonb, integer, double precision, text, bigint, timestamptz, uuid);
 drop function tracedb.ensure_pattern_indexes(integer, integer);
+drop function tracedb.embeddings_partition(uuid);
 drop function tracedb.embedding_to_search(real[], text, uuid);
 drop function tracedb.embedding_models(uuid);
 drop function tracedb.drop_embedding_model(text, integer, uuid);

@@ -34,6 +34,23 @@ comment on function tracedb.wanted_pattern_indexes() is
     'of what it may be without an index: above 1 ensure_pattern_indexes builds one, below 0.5 it '
     'drops it.';
 
+create or replace function tracedb.embeddings_partition(tenant_id uuid)
+returns name
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return (
+        select 'pattern_embeddings_' || i
+        from generate_series(0, 31) as i
+        where satisfies_hash_partition('tracedb.pattern_embeddings'::regclass, 32, i,
+            embeddings_partition.tenant_id)
+    );
+end $$;
+
+comment on function tracedb.embeddings_partition(uuid) is
+    'The partition that has the embeddings of a tenant. Internal.';
+
 create or replace function tracedb.build_pattern_index(
     tenant_id uuid, kind text, model text, dimension smallint, row_count bigint
 )
@@ -49,10 +66,11 @@ declare
 begin
     if kind = 'vectors' then
         execute format(
-            'create index %1$I on tracedb.pattern_embeddings '
+            'create index %1$I on tracedb.%6$I '
             'using hnsw ((embedding::%2$I.halfvec(%3$s)) %2$I.halfvec_cosine_ops) '
             'where tenant_id = %4$L and model = %5$L',
-            index_name, tracedb.vector_schema(), dimension, tenant_id, model);
+            index_name, tracedb.vector_schema(), dimension, tenant_id, model,
+            tracedb.embeddings_partition(tenant_id));
     else
         execute format(
             'create index %I on tracedb.success_patterns using gin (search) where tenant_id = %L',

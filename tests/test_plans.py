@@ -25,6 +25,7 @@ from servers import Server, as_role
 TRACES = 40_000
 WEEKS = 13
 TENANTS = 20
+ASKING = seed.tenant_id(TENANTS // 2)
 # 8 days touch at most 3 weeks (with a day on either side of the ids too), 31 days at most 6
 LIMITS = {"recent": 3, "month": 6, "all": WEEKS + 1}
 
@@ -101,14 +102,23 @@ _LEARNED = (
     " tracedb.agent_chaining_patterns, tracedb.pattern_prunings, tracedb.learning_progress",
 )
 
-# Patterns of every tenant, a twentieth of them retired, with embeddings and uses over the weeks.
+# Patterns of every tenant, a twentieth of them retired, with embeddings and uses over the weeks;
+# and of 400 tenants who share a partition with the one that asks.
 _PATTERNS = (
-    """
+    f"""
     insert into tracedb.success_patterns (tenant_id, pattern_id, signature, prompt, retired_at)
     select t.tenant_id, tracedb.uuid_from_key('2026-01-01', n::text), gen_random_uuid(),
         format('word%s thing%s', n, n % 7), case when n % 20 = 0 then now() end
-    from (select distinct tenant_id from tracedb.execution_traces) as t
-    cross join generate_series(1, 500) as n
+    from (select distinct tenant_id, 500 as patterns from tracedb.execution_traces union all (
+        select md5(n::text)::uuid, 25
+        from generate_series(1, 20000) as n
+        where satisfies_hash_partition('tracedb.pattern_embeddings'::regclass, 32, (
+            select i from generate_series(0, 31) as i
+            where satisfies_hash_partition(
+                'tracedb.pattern_embeddings'::regclass, 32, i, '{ASKING}'::uuid)
+        ), md5(n::text)::uuid) limit 400
+    )) as t
+    cross join lateral generate_series(1, t.patterns) as n
     """,
     """
     insert into tracedb.pattern_embeddings (
@@ -244,7 +254,7 @@ def _subject(conn: psycopg.Connection[Any]) -> dict[str, str]:
                 = date_trunc('week', nested.started_at, 'UTC')
         order by t.trace_id offset 10 limit 1
         """,
-        [seed.tenant_id(TENANTS // 2)],
+        [ASKING],
     ).fetchone()
     assert row is not None
     names = ("tenant", "trace", "user", "external", "session", "moment")

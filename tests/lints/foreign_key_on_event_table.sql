@@ -6,7 +6,11 @@ select format('%s on %s', k.conname, k.conrelid::regclass) as object,
 from pg_catalog.pg_constraint as k
 where k.contype = 'f'
     and exists (
-        select from pg_catalog.pg_class as c
-        where c.oid in (k.conrelid, k.confrelid)
-            and c.relnamespace = 'tracedb'::regnamespace and (c.relkind = 'p' or c.relispartition)
+        select
+        from pg_catalog.pg_partitioned_table as e  -- by range: event tables have partitions of time
+        join pg_catalog.pg_class as c on c.oid = e.partrelid
+        left join pg_catalog.pg_inherits as i on i.inhparent = e.partrelid
+        where c.relnamespace = 'tracedb'::regnamespace and e.partstrat = 'r'
+            and (e.partrelid in (k.conrelid, k.confrelid)
+                or i.inhrelid in (k.conrelid, k.confrelid))
     )

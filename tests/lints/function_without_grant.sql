@@ -14,5 +14,6 @@ where p.pronamespace = 'tracedb'::regnamespace
         'add_counts', 'collect_erased', 'erase_traces', 'erase_costs', 'erase_reservations',
         'erase_foreign_ids', 'erase_user_rows', 'erase_tenant_rows', 'erase_learned',
         'assert_archived', 'assert_planned', 'settle_costs',  -- called by what removes
-        'build_pattern_index', 'common_pattern_words'  -- called by ensure_pattern_indexes
+        -- called by ensure_pattern_indexes
+        'build_pattern_index', 'common_pattern_words', 'embeddings_partition'
     )
