@@ -290,15 +290,15 @@ create table if not exists tracedb.pattern_embeddings (
 
 alter table tracedb.pattern_embeddings alter column embedding set storage plain;
 
--- An exact search reads every embedding of a tenant: among those of a 32nd of the tenants they lie
--- four times closer together than among those of all.
+-- An exact search reads every embedding of a tenant: among those of a 64th of the tenants they lie
+-- several times closer together than among those of all.
 do $$
 begin
     perform set_config('client_min_messages', 'warning', true);  -- no notice for one that is there
-    for i in 0 .. 31 loop
+    for i in 0 .. 63 loop
         execute format(
             'create table if not exists tracedb.%I partition of tracedb.pattern_embeddings '
-            'for values with (modulus 32, remainder %s)', 'pattern_embeddings_' || i, i);
+            'for values with (modulus 64, remainder %s)', 'pattern_embeddings_' || i, i);
         execute format(
             'alter table tracedb.%I enable row level security', 'pattern_embeddings_' || i);
         execute format(
@@ -1698,8 +1698,8 @@ as $$
 begin
     return (
         select 'pattern_embeddings_' || i
-        from generate_series(0, 31) as i
-        where satisfies_hash_partition('tracedb.pattern_embeddings'::regclass, 32, i,
+        from generate_series(0, 63) as i
+        where satisfies_hash_partition('tracedb.pattern_embeddings'::regclass, 64, i,
             embeddings_partition.tenant_id)
     );
 end $$;

@@ -1297,30 +1297,35 @@ comment on function tracedb.retire_partitions(
     'the space.';
 
 create or replace function tracedb.drop_retired()
-returns text
+returns setof text
 language plpgsql volatile
 security definer  -- as retire_partitions
 set search_path = pg_catalog, pg_temp
 set lock_timeout = '900ms'
 as $$
 declare
-    retired text := (
+    retired text;
+begin
+    for retired in
         select c.relname
         from pg_class as c
         where c.relnamespace = 'tracedb'::regnamespace and c.relkind = 'r'
             and not c.relispartition and c.relname ~ '_p[0-9]{8}_retired$'
-        order by c.relname limit 1
-    );
-begin
-    if retired is not null then
-        execute format('drop table tracedb.%I', retired);
-    end if;
-    return retired;
+        order by c.relname
+    loop
+        begin
+            execute format('drop table tracedb.%I', retired);
+            return next retired;
+        exception
+            when lock_not_available then
+                raise notice '% is in use: the next run drops it', retired;
+        end;
+    end loop;
 end $$;
 
 comment on function tracedb.drop_retired() is
-    'Drops a partition that retire_partitions has taken out, and returns its name: call it until '
-    'that is null. Apart from it, since everybody would wait while files are removed.';
+    'Drops the partitions that retire_partitions has taken out, and returns their names. Apart '
+    'from it, since everybody would wait while files are removed.';
 
 create or replace function tracedb.delete_expired(
     relations text[], from_time timestamptz, to_time timestamptz, tenant_id uuid,
@@ -1536,22 +1541,22 @@ as $$
 #variable_conflict use_column
 declare
     relation text;
+    storing text;
     stored bigint;
 begin
     -- Who was erased since stays so: what restores of them goes here from the staging tables.
     foreach relation in array tables loop
-        execute format(
-            'insert into tracedb.%I select s.* from pg_temp.%I as s on conflict do nothing',
+        storing := format('insert into tracedb.%I select s.* from pg_temp.%I as s',
             relation, 'restore_' || relation);
-        get diagnostics stored = row_count;
-        if tracedb.partition_key(relation) = 'trace_id' then
-            execute format(
-                'select count(tracedb.note_changes(c.ids, c.tenant_id)::text) from ( '
-                'select i.tenant_id, array_agg(i.trace_id) as ids from ( '
-                'select d.*, row_number() over (partition by d.tenant_id) / 1000 as portion '
-                'from (select distinct s.tenant_id, s.trace_id from pg_temp.%I as s) as d '
-                ') as i group by i.tenant_id, i.portion) as c', 'restore_' || relation);
-        end if;
+        begin
+            -- Mostly nothing of it is there, and looking for each row first costs a third more.
+            execute storing;
+            get diagnostics stored = row_count;
+        exception
+            when unique_violation then
+                execute storing || ' on conflict do nothing';
+                get diagnostics stored = row_count;
+        end;
         return query
         insert into tracedb.retention_receipts as r (
             tenant_id, action, family, table_name, from_time, to_time, row_count, keep_until,
@@ -1564,6 +1569,19 @@ begin
         )
         returning r.*;
     end loop;
+    if tracedb.partition_key(tables[1]) = 'trace_id' then
+        execute (
+            select format(
+                'select count(tracedb.note_changes(c.ids, c.tenant_id)::text) from ( '
+                'select i.tenant_id, array_agg(i.trace_id) as ids from ( '
+                'select d.*, row_number() over (partition by d.tenant_id) / 1000 as portion '
+                'from (%s) as d) as i group by i.tenant_id, i.portion) as c',
+                string_agg(
+                    format('select s.tenant_id, s.trace_id from pg_temp.%I as s', 'restore_' || t),
+                    ' union '))
+            from unnest(tables) as t
+        );
+    end if;
 end $$;
 
 comment on function tracedb.restore_staged(

@@ -42,8 +42,8 @@ as $$
 begin
     return (
         select 'pattern_embeddings_' || i
-        from generate_series(0, 31) as i
-        where satisfies_hash_partition('tracedb.pattern_embeddings'::regclass, 32, i,
+        from generate_series(0, 63) as i
+        where satisfies_hash_partition('tracedb.pattern_embeddings'::regclass, 64, i,
             embeddings_partition.tenant_id)
     );
 end $$;

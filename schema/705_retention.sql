@@ -201,30 +201,35 @@ comment on function tracedb.retire_partitions(
     'the space.';
 
 create or replace function tracedb.drop_retired()
-returns text
+returns setof text
 language plpgsql volatile
 security definer  -- as retire_partitions
 set search_path = pg_catalog, pg_temp
 set lock_timeout = '900ms'
 as $$
 declare
-    retired text := (
+    retired text;
+begin
+    for retired in
         select c.relname
         from pg_class as c
         where c.relnamespace = 'tracedb'::regnamespace and c.relkind = 'r'
             and not c.relispartition and c.relname ~ '_p[0-9]{8}_retired$'
-        order by c.relname limit 1
-    );
-begin
-    if retired is not null then
-        execute format('drop table tracedb.%I', retired);
-    end if;
-    return retired;
+        order by c.relname
+    loop
+        begin
+            execute format('drop table tracedb.%I', retired);
+            return next retired;
+        exception
+            when lock_not_available then
+                raise notice '% is in use: the next run drops it', retired;
+        end;
+    end loop;
 end $$;
 
 comment on function tracedb.drop_retired() is
-    'Drops a partition that retire_partitions has taken out, and returns its name: call it until '
-    'that is null. Apart from it, since everybody would wait while files are removed.';
+    'Drops the partitions that retire_partitions has taken out, and returns their names. Apart '
+    'from it, since everybody would wait while files are removed.';
 
 create or replace function tracedb.delete_expired(
     relations text[], from_time timestamptz, to_time timestamptz, tenant_id uuid,

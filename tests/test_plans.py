@@ -111,11 +111,11 @@ _PATTERNS = (
         format('word%s thing%s', n, n % 7), case when n % 20 = 0 then now() end
     from (select distinct tenant_id, 500 as patterns from tracedb.execution_traces union all (
         select md5(n::text)::uuid, 25
-        from generate_series(1, 20000) as n
-        where satisfies_hash_partition('tracedb.pattern_embeddings'::regclass, 32, (
-            select i from generate_series(0, 31) as i
+        from generate_series(1, 40000) as n
+        where satisfies_hash_partition('tracedb.pattern_embeddings'::regclass, 64, (
+            select i from generate_series(0, 63) as i
             where satisfies_hash_partition(
-                'tracedb.pattern_embeddings'::regclass, 32, i, '{ASKING}'::uuid)
+                'tracedb.pattern_embeddings'::regclass, 64, i, '{ASKING}'::uuid)
         ), md5(n::text)::uuid) limit 400
     )) as t
     cross join lateral generate_series(1, t.patterns) as n

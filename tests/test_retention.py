@@ -268,6 +268,28 @@ def test_a_run_that_was_killed_is_carried_on(
             assert len(run(conn, archiving.archives())) == files
 
 
+def test_a_retired_partition_that_is_in_use_is_dropped_by_the_next_run(
+    conn: Connection, admin: Connection, database: str, store: DirectoryStore
+) -> None:
+    write(admin, OLD, 1)
+
+    def die(step: str, _: Planned) -> None:
+        if step == "retired":
+            raise Killed
+
+    with pytest.raises(Killed):
+        run_retention(conn, store, step=die)
+    retired = f"execution_traces_p{OLD - timedelta(days=OLD.weekday()):%Y%m%d}"
+    with psycopg.connect(database) as reader:
+        reader.execute(f"lock table tracedb.{retired}_retired in access share mode".encode())
+        dropped = set(done(run_retention(conn, store)).dropped)
+
+    assert dropped == {f"{table}{retired.removeprefix('execution_traces')}" for table in FAMILY} - {
+        retired
+    }
+    assert done(run_retention(conn, store)).dropped == [retired]
+
+
 CHANGES = {
     "updated": "update tracedb.llm_spans set name = 'x' where trace_id = %s",
     "deleted": "delete from tracedb.hook_executions where trace_id = %s",

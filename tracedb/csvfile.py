@@ -50,8 +50,11 @@ def encode(rows: Iterable[bytes], file: BinaryIO, columns: Sequence[Mapping[str,
 
 def decode(file: BinaryIO, columns: Sequence[Mapping[str, str]]) -> Iterator[bytes]:
     """The CSV of a file, in portions; OSError, or one of DAMAGES if it is damaged."""
-    with library.open(file, "rb") as plain:
-        while portion := plain.read(PORTION):
+    # the next one is decoded while this one is used
+    with library.open(file, "rb") as plain, ThreadPoolExecutor(1) as pool:
+        ahead = pool.submit(plain.read, PORTION)
+        while portion := ahead.result():
+            ahead = pool.submit(plain.read, PORTION)
             yield portion
 
 

@@ -37,6 +37,14 @@ class Wanted:
     tenant_id: UUID | None = None
     id: UUID | None = None
 
+    def has_all_of(self, archive: Recorded) -> bool:
+        """Whether every row of an archive is wanted."""
+        return (
+            (self.tenant_id, self.id) == (None, None)
+            and self.since <= archive.from_time
+            and archive.to_time <= self.until
+        )
+
     @classmethod
     def trace(cls, trace_id: UUID, tenant_id: UUID) -> Wanted:
         """One trace with its parts."""
@@ -184,9 +192,8 @@ def _stage(
     args = {"table_name": table}
     cursor = conn.cursor(row_factory=dict_row)
     known = {each["name"] for each in cursor.execute(_sql("columns"), args).fetchall()}
-    for recorded in found:
-        if recorded.table_name != table:
-            continue
+    of_table = [recorded for recorded in found if recorded.table_name == table]
+    for recorded in of_table:
         of_archive = store or open_store(recorded.store)
         archive = archiving.opened(of_archive, recorded)
         if unknown := sorted(set(archive.column_names) - known):
@@ -195,6 +202,8 @@ def _stage(
             )
         _copy_in(conn, wanted, staging, of_archive, archive)
         progress(recorded)
+    if all(wanted.has_all_of(recorded) for recorded in of_table):
+        return
     key = conn.cursor(row_factory=scalar_row).execute(_sql("partition_key"), args).fetchone()
     conn.execute(
         sql.SQL(_sql("thin_staging")).format(

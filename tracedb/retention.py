@@ -432,8 +432,8 @@ def _is_of(archive: archiving.Recorded, part: Part) -> bool:
 
 
 def _drop_retired(conn: Connection[Any], report: Report) -> None:
-    while name := _ask(conn, "drop_retired"):
-        report.dropped.append(name.removesuffix("_retired"))
+    dropped = run(conn, Query(statement("drop_retired", FILE), {}, scalar_row, many))
+    report.dropped += [name.removesuffix("_retired") for name in dropped]
 
 
 def _ask(conn: Connection[Any], name: str, args: dict[str, Any] | None = None) -> Any:
