@@ -1253,12 +1253,14 @@ as $$
 begin
     -- Of vectors of length 1 the distance has the order of the cosine, for half its time.
     return query execute format(
-        'select e.pattern_id, 1 - (e.embedding operator(%1$I.<->) $1) ^ 2 / 2 '
-        'from tracedb.pattern_embeddings as e '
-        'where e.tenant_id = $2 and e.model = $3 and not exists ('
-        '    select from tracedb.success_patterns as p '
-        '    where p.tenant_id = $2 and p.pattern_id = e.pattern_id and p.retired_at is not null) '
-        'order by e.embedding operator(%1$I.<->) $1, 1 limit $4', tracedb.vector_schema())
+        'select n.pattern_id, 1 - n.distance ^ 2 / 2 from ( '
+        '    select e.pattern_id, e.embedding operator(%I.<->) $1 as distance '
+        '    from tracedb.pattern_embeddings as e '
+        '    where e.tenant_id = $2 and e.model = $3 and not exists ('
+        '        select from tracedb.success_patterns as p '
+        '        where p.tenant_id = $2 and p.pattern_id = e.pattern_id '
+        '            and p.retired_at is not null) '
+        '    order by distance, pattern_id limit $4) as n', tracedb.vector_schema())
     using embedding, nearest_by_scan.tenant_id, nearest_by_scan.model, max_rows;
 end $$;
 
