@@ -53,7 +53,8 @@ begin
     end if;
     execute format(
         'create temporary table %I (like tracedb.%I including defaults including generated) '
-        'on commit drop', staging, table_name);
+        -- most rows stay in one piece, and are compressed once: where they are stored
+        'with (toast_tuple_target = 8160) on commit drop', staging, table_name);
     execute format('grant select, insert, delete on pg_temp.%I to tracedb_maintainer', staging);
     return staging;
 end $$;
