@@ -290,7 +290,9 @@ def _archive_alone(dsn: str) -> None:
         assert written is not None
         run(conn, archiving.discard(written.archive_id))
     # of this process alone: what getrusage tells begins with the size of who started it
-    status = dict(line.split(":\t", 1) for line in Path("/proc/self/status").open())
+    status = dict(
+        line.split(":\t", 1) for line in Path("/proc/self/status").read_text().splitlines()
+    )
     print(int(status["VmHWM"].split()[0]) / 1024)
 
 
