@@ -200,7 +200,7 @@ comment on function tracedb.ensure_pattern_indexes(integer, integer) is
     'word_search_limit; drops those of tenants with less than half of that; at most max_indexes a '
     'call, the largest first, with max_memory_mb for each. Returns what it did. While it builds, '
     'writers of the same partition of pattern_embeddings (or of success_patterns) wait, which are '
-    'background work; searches do not. It gives up when it has to wait itself for longer than a second. Run it '
-    'daily; does nothing on a replica or while another session does the same.';
+    'background work; searches do not. It gives up when it has to wait itself for longer than a '
+    'second. Run it daily; does nothing on a replica or while another session does the same.';
 
 reset role;
