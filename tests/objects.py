@@ -45,7 +45,8 @@ select
         when c.relname ~ '^(_yoyo_|yoyo_lock$|_migration_)' then 'ledger'
         when c.relispartition then 'partition'
         -- partitioned as well, but no record of anybody's
-        when c.relname in ('usage_contributions', 'learned_traces') then 'tenant'
+        when c.relname in ('usage_contributions', 'learned_traces', 'pattern_embeddings')
+            then 'tenant'
         when c.relkind = 'p' then 'event'
         when c.relkind = 'r' then case when t.has_tenant then 'tenant' else 'setting' end
         when c.relkind = 'v' then 'view'

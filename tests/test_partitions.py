@@ -212,8 +212,9 @@ def test_bounds_are_days_in_utc_whatever_the_session(conn: Connection, zone: str
 
 def test_every_event_table_is_in_a_family_and_has_a_default_partition(conn: Connection) -> None:
     partitioned = conn.execute(
-        "select relname::text from pg_class where relnamespace = 'tracedb'::regnamespace"
-        " and relkind = 'p' order by 1"
+        "select c.relname::text from pg_class as c join pg_partitioned_table as p"
+        " on p.partrelid = c.oid where c.relnamespace = 'tracedb'::regnamespace"
+        " and p.partstrat = 'r' order by 1"
     ).fetchall()
     watched = conn.execute(
         "select parent from tracedb.partitions where is_default order by 1"
