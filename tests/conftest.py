@@ -5,10 +5,12 @@ from __future__ import annotations
 import secrets
 import signal
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Any
 
 import psycopg
 import pytest
+import sqlparse
 from psycopg import sql
 
 import servers
@@ -16,6 +18,10 @@ from servers import Server
 
 SERVER = pytest.StashKey[Server]()
 MEASURED = pytest.StashKey[list[str]]()
+
+# yoyo takes a second to split the migrations into statements; tests read them hundreds of times.
+_split = cache(sqlparse.split)
+sqlparse.split = lambda text: list(_split(text))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
