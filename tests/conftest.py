@@ -21,7 +21,13 @@ MEASURED = pytest.StashKey[list[str]]()
 
 # yoyo takes a second to split the migrations into statements; tests read them hundreds of times.
 _split = cache(sqlparse.split)
-sqlparse.split = lambda text: list(_split(text))
+
+
+def _split_once(sql: str, encoding: str | None = None, strip_semicolon: bool = False) -> list[str]:
+    return list(_split(sql, encoding, strip_semicolon))
+
+
+sqlparse.split = _split_once
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
