@@ -2126,7 +2126,7 @@ begin
         storing := format('insert into tracedb.%I select s.* from pg_temp.%I as s',
             relation, 'restore_' || relation);
         begin
-            -- Mostly nothing of it is there, and looking for each row first costs a third more.
+            -- Mostly nothing of it is there, and looking for each row first costs a tenth more.
             execute storing;
             get diagnostics stored = row_count;
         exception
