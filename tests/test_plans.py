@@ -65,7 +65,8 @@ _LEARNED = (
         tenant_id, trace_id, subject, learned_id, occurrences, successes
     )
     select
-        tenant_id, trace_id, 'error', md5((abs(hashtext(trace_id::text)) % 500)::text)::uuid, 1, 0
+        tenant_id, trace_id, 'error',
+        md5((row_number() over (partition by tenant_id order by trace_id) % 500)::text)::uuid, 1, 0
     from tracedb.execution_traces
     """,
     """
