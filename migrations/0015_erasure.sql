@@ -1702,19 +1702,24 @@ begin
     then
         raise exception using errcode = 'TD003', message = 'record: of somebody who was erased';
     end if;
-    insert into tracedb.trace_ids (tenant_id, external_id, trace_id)
-    select tenant, r.external_id, r.trace_id
-    from unnest(traces) as r
-    where r.external_id is not null
-    order by r.external_id
-    on conflict do nothing;
+    if traces is not null then
+        insert into tracedb.trace_ids (tenant_id, external_id, trace_id)
+        select tenant, r.external_id, r.trace_id
+        from unnest(traces) as r
+        where r.external_id is not null
+        order by r.external_id
+        on conflict do nothing;
+        if exists (
+            select from unnest(traces) as r
+            join tracedb.trace_ids as m using (external_id)
+            where m.tenant_id = tenant and m.trace_id <> r.trace_id
+        ) then
+            raise exception using errcode = 'TD003', message = 'trace_id: means another trace';
+        end if;
+    end if;
     if exists (
         select from tracedb.trace_ids as m
         where m.tenant_id = tenant and m.external_id = any(trace_keys)
-    ) or exists (
-        select from unnest(traces) as r
-        join tracedb.trace_ids as m using (external_id)
-        where m.tenant_id = tenant and m.trace_id <> r.trace_id
     ) then
         raise exception using errcode = 'TD003', message = 'trace_id: means another trace';
     end if;
@@ -1898,18 +1903,18 @@ begin
         end;
     end if;
 
-    -- A document given with a record is kept as the server spells it.
-    if exists (select from unnest(texts) as r where r.content_type is null) then
-        texts := array(
-            select row(
-                null, r.trace_id, r.span_id, r.kind,
-                case when r.content_type is null then r.content::jsonb::text else r.content end,
-                coalesce(r.content_type, 'application/json'), r.recorded_at, null, null
-            )::tracedb.trace_payloads
-            from unnest(texts) as r
-        );
-    end if;
     if texts is not null then
+        -- A document given with a record is kept as the server spells it.
+        if exists (select from unnest(texts) as r where r.content_type is null) then
+            texts := array(
+                select row(
+                    null, r.trace_id, r.span_id, r.kind,
+                    case when r.content_type is null then r.content::jsonb::text else r.content end,
+                    coalesce(r.content_type, 'application/json'), r.recorded_at, null, null
+                )::tracedb.trace_payloads
+                from unnest(texts) as r
+            );
+        end if;
         begin
             if replayed then
                 raise unique_violation;
