@@ -709,6 +709,9 @@ declare
     erasure record;
     counts jsonb;
 begin
+    if not tracedb.may_see(purge_refused.tenant_id) then
+        return;
+    end if;
     for erasure in
         select e.erasure_id, array_agg(e.trace_id order by e.trace_id) as ids
         from tracedb.erased_traces as e

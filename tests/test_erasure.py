@@ -648,6 +648,28 @@ def test_only_the_maintainer_erases(conn: Connection, tenant: Tenant) -> None:
         assert conn.execute("select count(*) from tracedb.execution_traces").fetchone() == (2,)
 
 
+def test_what_was_refused_is_purged_for_its_own_tenant_alone(
+    conn: Connection, tenant: Tenant
+) -> None:
+    tenant.ingest(records_of(USER, 200, MARKER))
+    erasure.erase_user(tenant, USER)
+    row = conn.execute("select min(trace_id::text)::uuid from tracedb.erased_traces").fetchone()
+    assert row is not None
+    conn.execute(
+        "insert into tracedb.hook_executions ("
+        " tenant_id, trace_id, span_id, hook_type, status, started_at)"
+        " values (%s, %s, '\\x00000000000000b1', 'stop', 'ok', now())",
+        [tenant.tenant_id, *row],
+    )
+    purge = "select tracedb.purge_refused(array[%s::uuid], %s)"
+    with as_role(conn, "tracedb_app", uuid4()):
+        conn.execute(purge, [*row, tenant.tenant_id])
+    assert conn.execute("select count(*) from tracedb.hook_executions").fetchone() == (1,)
+    with as_role(conn, "tracedb_app", tenant.tenant_id):
+        conn.execute(purge, [*row, tenant.tenant_id])
+    assert conn.execute("select count(*) from tracedb.hook_executions").fetchone() == (0,)
+
+
 def test_the_command_gives_a_receipt(
     database: str, conn: Connection, tenant: Tenant, capsys: pytest.CaptureFixture[str]
 ) -> None:
