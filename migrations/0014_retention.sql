@@ -29,7 +29,7 @@ create table if not exists tracedb.retention_policies (
         check (keep >= interval '2 days' and keep <= interval '1000 years'),
     constraint retention_hold_has_a_reason check (hold_reason <> ''),
     constraint retention_general_rule_has_an_action
-        check (tenant_id is not null or action is not null)
+        check (tenant_id is not null or keep is null or action is not null)
 );
 
 comment on table tracedb.retention_policies is
@@ -46,7 +46,7 @@ comment on constraint retention_keep_in_range on tracedb.retention_policies is
 comment on constraint retention_hold_has_a_reason on tracedb.retention_policies is
     'hold_reason: must say why';
 comment on constraint retention_general_rule_has_an_action on tracedb.retention_policies is
-    'action: must be given in the rule of all tenants';
+    'action: must be given with how long the rows of all tenants are kept';
 
 insert into tracedb.retention_policies (table_name, keep, action)
 values
@@ -638,9 +638,10 @@ begin
             -- Not old enough for all: those with a shorter rule of their own.
             foreach tenant in array present loop
                 own := tracedb.retention_rule(leader.table_name, tenant);
+                -- For ever, or not shorter.
+                continue when own.keep is null or own.keep >= rule.keep;
                 cutoff := least(period.to_time, date_trunc('day', as_of - own.keep));
-                continue when cutoff is null or cutoff <= period.from_time
-                    or (rule.keep is not null and own.keep >= rule.keep);
+                continue when cutoff <= period.from_time;
                 continue when tracedb.held_tenants(
                     period.tables, period.from_time, cutoff, array[tenant]) = '{}';
                 tenant_id := tenant;
@@ -788,10 +789,8 @@ begin
     if reason = '' then
         raise exception using errcode = 'TD002', message = 'reason: must say why';
     end if;
-    insert into tracedb.retention_policies as r (tenant_id, table_name, action, hold_reason)
-    select
-        set_legal_hold.tenant_id, set_legal_hold.table_name,
-        case when set_legal_hold.tenant_id is null then 'archive' end, set_legal_hold.reason
+    insert into tracedb.retention_policies as r (tenant_id, table_name, hold_reason)
+    select set_legal_hold.tenant_id, set_legal_hold.table_name, set_legal_hold.reason
     where set_legal_hold.reason is not null
     on conflict (tenant_id, table_name) do update
     set hold_reason = excluded.hold_reason, updated_at = now();
@@ -1545,6 +1544,16 @@ declare
     storing text;
     stored bigint;
 begin
+    foreach relation in array tables loop
+        if not exists (
+            select from pg_class as c
+            where c.oid = to_regclass('pg_temp.' || quote_ident('restore_' || relation))
+                and c.relowner = current_user::text::regrole
+        ) then
+            raise exception using errcode = 'TD002',
+                message = 'tables: must be those that open_staging was called for';
+        end if;
+    end loop;
     -- Who was erased since stays so: what restores of them goes here from the staging tables.
     foreach relation in array tables loop
         storing := format('insert into tracedb.%I select s.* from pg_temp.%I as s',

@@ -601,6 +601,16 @@ declare
     storing text;
     stored bigint;
 begin
+    foreach relation in array tables loop
+        if not exists (
+            select from pg_class as c
+            where c.oid = to_regclass('pg_temp.' || quote_ident('restore_' || relation))
+                and c.relowner = current_user::text::regrole
+        ) then
+            raise exception using errcode = 'TD002',
+                message = 'tables: must be those that open_staging was called for';
+        end if;
+    end loop;
     -- Who was erased since stays so: what restores of them goes here from the staging tables.
     foreach relation in array tables loop
         storing := format('insert into tracedb.%I select s.* from pg_temp.%I as s',

@@ -478,6 +478,8 @@ begin
         strpos(record, to_jsonb(user_id)::text) > 0
         -- or spelled with escapes
         or strpos(item::text, to_jsonb(user_id)::text) > 0
+        -- or as a number, which is stored as text
+        or item ->> 'user_id' = user_id
         or exists (
             select from unnest(array[
                 item ->> 'trace_id', item ->> 'external_id', item ->> 'parent_trace_id',
@@ -580,6 +582,9 @@ declare
 begin
     if tenant_id is null then
         raise exception using errcode = 'TD001', message = 'no tenant is set';
+    end if;
+    if user_id = '' then
+        raise exception using errcode = 'TD002', message = 'user_id: must not be empty';
     end if;
     for spec in
         select s.* from tracedb.subject_tables() as s
@@ -852,6 +857,9 @@ begin
     if tenant is null then
         raise exception using errcode = 'TD001', message = 'no tenant is set',
             hint = 'Call tracedb.set_tenant() in this transaction, or pass tenant_id.';
+    end if;
+    if user_id = '' then
+        raise exception using errcode = 'TD002', message = 'user_id: must not be empty';
     end if;
     if not despite_hold and exists (
         select from tracedb.retention_policies as p
@@ -2129,6 +2137,16 @@ declare
     storing text;
     stored bigint;
 begin
+    foreach relation in array tables loop
+        if not exists (
+            select from pg_class as c
+            where c.oid = to_regclass('pg_temp.' || quote_ident('restore_' || relation))
+                and c.relowner = current_user::text::regrole
+        ) then
+            raise exception using errcode = 'TD002',
+                message = 'tables: must be those that open_staging was called for';
+        end if;
+    end loop;
     perform tracedb.thin_erased(tables);  -- who was erased since stays so
     foreach relation in array tables loop
         storing := format('insert into tracedb.%I select s.* from pg_temp.%I as s',

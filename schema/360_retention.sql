@@ -23,7 +23,7 @@ create table if not exists tracedb.retention_policies (
         check (keep >= interval '2 days' and keep <= interval '1000 years'),
     constraint retention_hold_has_a_reason check (hold_reason <> ''),
     constraint retention_general_rule_has_an_action
-        check (tenant_id is not null or action is not null)
+        check (tenant_id is not null or keep is null or action is not null)
 );
 
 comment on table tracedb.retention_policies is
@@ -40,7 +40,7 @@ comment on constraint retention_keep_in_range on tracedb.retention_policies is
 comment on constraint retention_hold_has_a_reason on tracedb.retention_policies is
     'hold_reason: must say why';
 comment on constraint retention_general_rule_has_an_action on tracedb.retention_policies is
-    'action: must be given in the rule of all tenants';
+    'action: must be given with how long the rows of all tenants are kept';
 
 insert into tracedb.retention_policies (table_name, keep, action)
 values

@@ -286,9 +286,10 @@ begin
             -- Not old enough for all: those with a shorter rule of their own.
             foreach tenant in array present loop
                 own := tracedb.retention_rule(leader.table_name, tenant);
+                -- For ever, or not shorter.
+                continue when own.keep is null or own.keep >= rule.keep;
                 cutoff := least(period.to_time, date_trunc('day', as_of - own.keep));
-                continue when cutoff is null or cutoff <= period.from_time
-                    or (rule.keep is not null and own.keep >= rule.keep);
+                continue when cutoff <= period.from_time;
                 continue when tracedb.held_tenants(
                     period.tables, period.from_time, cutoff, array[tenant]) = '{}';
                 tenant_id := tenant;
@@ -436,10 +437,8 @@ begin
     if reason = '' then
         raise exception using errcode = 'TD002', message = 'reason: must say why';
     end if;
-    insert into tracedb.retention_policies as r (tenant_id, table_name, action, hold_reason)
-    select
-        set_legal_hold.tenant_id, set_legal_hold.table_name,
-        case when set_legal_hold.tenant_id is null then 'archive' end, set_legal_hold.reason
+    insert into tracedb.retention_policies as r (tenant_id, table_name, hold_reason)
+    select set_legal_hold.tenant_id, set_legal_hold.table_name, set_legal_hold.reason
     where set_legal_hold.reason is not null
     on conflict (tenant_id, table_name) do update
     set hold_reason = excluded.hold_reason, updated_at = now();

@@ -79,6 +79,16 @@ declare
     storing text;
     stored bigint;
 begin
+    foreach relation in array tables loop
+        if not exists (
+            select from pg_class as c
+            where c.oid = to_regclass('pg_temp.' || quote_ident('restore_' || relation))
+                and c.relowner = current_user::text::regrole
+        ) then
+            raise exception using errcode = 'TD002',
+                message = 'tables: must be those that open_staging was called for';
+        end if;
+    end loop;
     perform tracedb.thin_erased(tables);  -- who was erased since stays so
     foreach relation in array tables loop
         storing := format('insert into tracedb.%I select s.* from pg_temp.%I as s',

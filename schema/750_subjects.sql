@@ -141,6 +141,8 @@ begin
         strpos(record, to_jsonb(user_id)::text) > 0
         -- or spelled with escapes
         or strpos(item::text, to_jsonb(user_id)::text) > 0
+        -- or as a number, which is stored as text
+        or item ->> 'user_id' = user_id
         or exists (
             select from unnest(array[
                 item ->> 'trace_id', item ->> 'external_id', item ->> 'parent_trace_id',
@@ -243,6 +245,9 @@ declare
 begin
     if tenant_id is null then
         raise exception using errcode = 'TD001', message = 'no tenant is set';
+    end if;
+    if user_id = '' then
+        raise exception using errcode = 'TD002', message = 'user_id: must not be empty';
     end if;
     for spec in
         select s.* from tracedb.subject_tables() as s

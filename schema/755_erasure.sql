@@ -255,6 +255,9 @@ begin
         raise exception using errcode = 'TD001', message = 'no tenant is set',
             hint = 'Call tracedb.set_tenant() in this transaction, or pass tenant_id.';
     end if;
+    if user_id = '' then
+        raise exception using errcode = 'TD002', message = 'user_id: must not be empty';
+    end if;
     if not despite_hold and exists (
         select from tracedb.retention_policies as p
         where p.hold_reason is not null and (p.tenant_id is null or p.tenant_id = tenant)

@@ -6,16 +6,21 @@ import errno
 import gzip
 import hashlib
 import io
+import json
 import random
+from decimal import Decimal
 from pathlib import Path
 from types import ModuleType
 from typing import Any, BinaryIO
 
 import psycopg
+import pyarrow as pa
 import pytest
 from isal import igzip
+from pyarrow import parquet as pq
 from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
 
+import two_tenants
 from test_restore import PERIOD, odd
 from test_retention import (
     FAMILY,
@@ -30,9 +35,9 @@ from test_retention import (
     write,
 )
 from tracedb import archive as archiving
-from tracedb import csvfile, retention
+from tracedb import csvfile, parquetfile, retention
 from tracedb.ask import ask, key_columns
-from tracedb.errors import ArchiveDamaged, InvalidInput
+from tracedb.errors import ArchiveDamaged, InvalidInput, StoreFailed
 from tracedb.query import run
 from tracedb.restore import restore
 from tracedb.retention import run_retention
@@ -203,18 +208,62 @@ def test_a_long_reader_delays_removing_and_nothing_else(
     monkeypatch.setattr(retention, "ATTEMPTS", 2)
     monkeypatch.setattr(retention, "PAUSE_S", 0.0)
     old = write(admin, OLD)
+    events = json.dumps(two_tenants.events(A, OLD, 1))
+    admin.execute("select tracedb.ingest(%s::json, %s)", [events, A])
     with psycopg.connect(database) as reader:
-        reader.execute("select count(*) from tracedb.llm_spans")
+        reader.execute("select count(*) from tracedb.llm_spans, tracedb.platform_events")
         report = run_retention(conn, store)
 
+    assert report.stray_rows == 3
     assert "in use by another session" in report.failures[0].error
     assert places(conn, admin, store) == {str(old): 1}
     files = store.names()
 
-    done(run_retention(conn, store))
+    assert done(run_retention(conn, store)).stray_rows == 0
     assert places(conn, admin, store) == {str(old): 1}
     assert contents(admin)["execution_traces"] == []
     assert store.names() == files  # what was archived is not archived again
+
+
+def test_amounts_are_numbers_however_they_are_written() -> None:
+    amounts = [
+        "1.50",
+        "0.25",
+        "0.1000000000000000000000",
+        "-0",
+        "NaN",
+        "",
+        "0.00034649999999999997",
+    ]
+    columns = [{"name": "id", "type": "text"}, {"name": "usd", "type": "numeric"}]
+    rows = [f'"x",{each}\n'.encode() for each in amounts]
+    file = io.BytesIO()
+    parquetfile.encode(rows, file, columns)
+
+    found = pq.read_table(pa.py_buffer(file.getvalue()))["usd"].to_pylist()
+
+    decimals = [Decimal(each) for each in ("1.5", "0.25", "0.1", "0")]
+    assert found == [*decimals, None, None, Decimal("0.000346499999999999")]
+    decoded = b"".join(parquetfile.decode(io.BytesIO(file.getvalue()), columns))
+    assert list(csvfile.rows([decoded])) == [("x", each or None) for each in amounts]
+
+
+def test_a_directory_of_any_name_is_found_again_and_missed_when_it_is_gone(
+    conn: Connection, admin: Connection, tmp_path: Path
+) -> None:
+    odd_store = DirectoryStore(tmp_path / "my [archive] %20 *#1 é")
+    odd_store.root.mkdir()
+    write(admin, OLD)
+    done(run_retention(conn, odd_store))
+
+    restore(conn, PERIOD)
+
+    assert len(contents(admin)["execution_traces"]) == 1
+    found = run(conn, archiving.archives(table_name="llm_spans"))
+    assert ask(found, keys(conn), "select count(*) from llm_spans")[1] == [(1,)]
+    odd_store.root.rename(tmp_path / "unmounted")
+    with pytest.raises(StoreFailed, match="is no directory"):
+        odd_store.remove("traces/llm_spans/x.csv.gz")
 
 
 def test_a_store_is_named_by_a_path_or_a_uri(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from test_erasure import MARKER, USER, hits, records_of
 from test_retention import NOW, OLD, admin, conn, done, store
 from tracedb import archive as archiving
 from tracedb import erased_archives, erasure, retention
+from tracedb.ask import ask, key_columns
 from tracedb.client import Tenant
 from tracedb.errors import InvalidInput
 from tracedb.query import run
@@ -44,7 +45,13 @@ def tenant(database: str) -> Iterator[Tenant]:
 
 
 @pytest.fixture
-def archived(conn: Connection, admin: Connection, store: DirectoryStore, tenant: Tenant) -> Path:
+def archived(
+    request: pytest.FixtureRequest,
+    conn: Connection,
+    admin: Connection,
+    store: DirectoryStore,
+    tenant: Tenant,
+) -> Path:
     """What USER and others did in two weeks long ago is in archives, and some of USER is not."""
     neighbour = Tenant(tenant._connection, uuid4())
     for number, each in enumerate((tenant, neighbour)):
@@ -57,7 +64,7 @@ def archived(conn: Connection, admin: Connection, store: DirectoryStore, tenant:
         run(conn, retention.set_retention(table, keep=timedelta(days=90), action="archive"))
     texts = retention.set_retention("trace_payloads", keep=timedelta(days=20), action="archive")
     run(conn, texts)
-    done(run_retention(conn, store))
+    done(run_retention(conn, store, format=getattr(request, "param", "csv")))
     tenant.ingest(records_of(USER, 400, MARKER, NOW - timedelta(hours=3)))
     assert set(hits(admin, "someone else")) == {"tracedb.trace_ids"}
     return store.root
@@ -84,12 +91,12 @@ def marked(root: Path) -> list[Path]:
     ]
 
 
+@pytest.mark.parametrize("archived", ["csv", "parquet"], indirect=True)
 def test_archives_are_written_anew_without_the_user(
     conn: Connection, admin: Connection, store: DirectoryStore, tenant: Tenant, archived: Path
 ) -> None:
     before = rows(conn, store)
     theirs = {row for row in before if any(MARKER in str(value) for value in row)}
-    assert marked(archived)
     exported = list(erasure.export_user(tenant, USER))
     assert sum("archive" in each for each in exported) >= len(theirs) > 10
 
@@ -98,6 +105,7 @@ def test_archives_are_written_anew_without_the_user(
     assert marked(archived) == []
     assert hits(admin, MARKER) == {}
     after = rows(conn, store)
+    assert not [row for row in after if any(MARKER in str(value) for value in row)]
     lost = before - after
     assert not {row for row in lost if "someone else" in map(str, row)}
     assert theirs <= set(lost)
@@ -129,6 +137,7 @@ def test_wherever_it_is_killed_asking_again_finishes(
     archived: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    assert marked(archived)
     others = Counter(
         {row: n for row, n in rows(conn, store).items() if "someone else" in map(str, row)}
     )
@@ -213,6 +222,40 @@ def test_the_archives_of_a_tenant_go_with_it(
     assert not [path for path in tmp_path.rglob("*") if own in path.name]
     restore(conn, Wanted("traces", SINCE, UNTIL), moved)
     assert hits(admin, MARKER) == {}
+
+
+def test_an_archive_of_which_nothing_is_left_can_be_read(
+    conn: Connection, admin: Connection, store: DirectoryStore, tenant: Tenant
+) -> None:
+    tenant.ingest(records_of(USER, 200, MARKER, OLD))
+    admin.execute("select count(*) from tracedb.drain_default_partitions()")
+    done(run_retention(conn, store))
+    erasure.erase_user(tenant, USER)
+
+    found = run(conn, archiving.archives(table_name="llm_spans"))
+    keys = {"llm_spans": run(conn, key_columns("llm_spans"))}
+    assert ask(found, keys, "select count(*) from llm_spans") == (["count_star()"], [(0,)])
+    assert {each.row_count for each in restore(conn, Wanted("traces", SINCE, UNTIL))} == {0}
+
+
+def test_a_tenants_own_archives_are_missed_when_their_store_is_away(
+    conn: Connection, admin: Connection, store: DirectoryStore, tenant: Tenant
+) -> None:
+    tenant.ingest(records_of(USER, 200, MARKER, NOW - timedelta(days=40)))
+    admin.execute("select count(*) from tracedb.drain_default_partitions()")
+    rule = retention.set_retention(
+        "execution_traces", timedelta(days=20), tenant_id=tenant.tenant_id
+    )
+    run(conn, rule)
+    done(run_retention(conn, store))
+    away = store.root.rename(store.root.with_name("away"))
+
+    with pytest.raises(tracedb.TracedbError, match="is no directory"):
+        erasure.erase_tenant(tenant)
+
+    away.rename(store.root)
+    erasure.erase_tenant(tenant)
+    assert store.names() == []
 
 
 def test_what_is_held_is_not_erased_by_accident(conn: Connection, tenant: Tenant) -> None:

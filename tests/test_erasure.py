@@ -22,6 +22,7 @@ from servers import as_role
 from tracedb import erasure, spool
 from tracedb.cli import main
 from tracedb.client import Tenant
+from tracedb.errors import InvalidInput
 from writers import dead_letters, losses, writer
 
 Connection = psycopg.Connection[Any]
@@ -259,6 +260,12 @@ def test_a_dry_run_changes_nothing(
     assert (rows["execution_traces"], rows["trace_payloads"], rows["platform_events"]) == (2, 3, 1)
     assert main(args) == 2  # nobody there who could say yes
     assert everything(conn) == before
+    conn.execute("select tracedb.set_legal_hold('llm_spans', 'case 7', null)")
+    conn.commit()
+    capsys.readouterr()
+    assert main([*args, "--dry-run"]) == 1
+    assert "its rows are held" in json.loads(capsys.readouterr().out)["error"]["message"]
+    assert main([*args, "--dry-run", "--despite-hold"]) == 0
 
 
 def test_wherever_it_is_interrupted_asking_again_finishes(conn: Connection, tenant: Tenant) -> None:
@@ -415,6 +422,27 @@ def test_what_cannot_be_stored_is_not_kept_as_a_dead_letter(
     (ledger,) = losses(database, tenant.tenant_id)
     assert (ledger.accepted, ledger.missing) == (5, 0)
     assert tenant.requeue_dead_letters().requeued == 0
+
+
+def test_a_user_named_by_a_number_and_one_without_a_name(
+    database: str, conn: Connection, tenant: Tenant, tmp_path: Path
+) -> None:
+    tenant.ingest([{"type": "trace", "trace_id": uuid7(200), "user_id": 42, "started_at": at()}])
+    bad = {"type": "trace", "user_id": 42, "name": MARKER}
+    left_behind(tmp_path, tenant.tenant_id, [bad, {"type": "trace", "user_id": "4", "name": ""}])
+    spooled = erasure.export_user(tenant, "42", spool=tmp_path)
+    assert [each["record"] for each in spooled if "spool" in each] == [bad]
+    deliver(database, tenant.tenant_id, tmp_path)
+    assert hits(conn, MARKER) == {"tracedb.dead_letters": 1}
+
+    with pytest.raises(InvalidInput, match="user_id: must not be empty"):
+        erasure.erase_user(tenant, "")
+    with pytest.raises(InvalidInput, match="user_id: must not be empty"):
+        tenant.run(erasure.erasure_plan(""))
+    counts = erasure.erase_user(tenant, "42").counts
+
+    assert counts == {"execution_traces": 1, "dead_letters": 1}
+    assert len(dead_letters(database, tenant.tenant_id)) == 1
 
 
 def test_a_dead_letter_of_who_was_erased_does_not_come_back(

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -104,9 +105,39 @@ def test_a_day_of_maintenance(
     assert str(old) in json.dumps(shown)
     assert len(shown["tree"]) > 1
     assert len(contents(admin)["execution_traces"]) == 1
+    assert cli("maintain", "--dry-run")[1]["retention"][0]["how"] == "purge"
+    assert cli("archive", "query", "select 'nan'::double as a") == (0, [{"a": "NaN"}])
+    assert cli("archive", "restore", "--trace", str(old), "--tenant", str(A), "--dry-run") == (
+        0,
+        files,
+    )
+    code, said = cli("archive", "restore", "--since", "9d", "--until", "8d", "--dry-run")
+    assert (code, said["error"]["message"]) == (1, "no archive has such rows")
+    code, said = cli("archive", "restore", "--since", "9d", "--until", "8d", "--keep-days", "99999")
+    assert said["error"]["message"] == "keep-days: must be from 0 to 36,525"
     code, counts = cli("archive", "restore", "--trace", str(old), "--tenant", str(A))
     assert (code, counts["execution_traces"]) == (0, 1)
     assert len(contents(admin)["execution_traces"]) == 2
+
+
+def test_days_are_those_of_utc_wherever_the_session_is(
+    database: str, admin: Connection, store: DirectoryStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(admin, OLD)
+    options = "-c role=tracedb_maintainer -c timezone=America/New_York"
+    dsn = make_conninfo(database, options=options)
+    monday = OLD.date() - timedelta(days=OLD.weekday())
+    week = f"{monday} to {monday + timedelta(days=7)}"
+
+    assert main(["retention", "plan", "--dsn", dsn]) == 0
+    assert main(["retention", "run", "--dsn", dsn, "--store", str(store.root)]) == 0
+    assert main(["archive", "list", "--dsn", dsn]) == 0
+    assert main(["retention", "receipts", "--dsn", dsn]) == 0
+
+    lines = capsys.readouterr().out.splitlines()
+    files = len(store.names()) // 2
+    assert sum(week in line for line in lines) == 1 + files + len(FAMILY)
+    assert all(f"/{monday:%Y%m%d}T000000_" in name for name in store.names())
 
 
 def test_rules_are_set_and_shown(cli: Cli, admin: Connection) -> None:
@@ -156,13 +187,15 @@ def test_the_archive_is_verified(cli: Cli, admin: Connection, store: DirectorySt
     (store.root / names[0]).unlink()
     path = store.root / names[1]
     path.write_bytes(path.read_bytes()[:-1])
-    (store.root / "traces" / "stray.csv.gz").write_bytes(b"")
+    strays = ("traces/stray.csv.gz", "traces/killed.csv.gz.part")
+    for name in strays:
+        (store.root / name).write_bytes(b"")
 
     code, answer = cli("archive", "verify")
 
     assert code == 3
-    assert len(answer["findings"]) == 3
-    for name in (names[0], names[1], "traces/stray.csv.gz"):
+    assert len(answer["findings"]) == 4
+    for name in (names[0], names[1], *strays):
         assert any(name in finding for finding in answer["findings"])
     assert runs(admin)[-1] == ("archive", "findings")
 

@@ -135,6 +135,38 @@ def test_one_trace_or_one_tenant_comes_back_alone(
         restore(conn, Wanted("traces", PERIOD.since, PERIOD.until, tenant_id=UUID(int=9)))
 
 
+def test_a_restore_makes_and_keeps_no_more_than_there_is(
+    conn: Connection, admin: Connection, store: DirectoryStore
+) -> None:
+    write(admin, OLD)
+    done(run_retention(conn, store))
+    made = "select parent, partition from tracedb.partitions except select * from before"
+    admin.execute("create temp table before as select parent, partition from tracedb.partitions")
+    all_times = Wanted("traces", OLD - timedelta(days=900), NOW + timedelta(days=900))
+
+    receipts = restore(conn, all_times)
+
+    assert {parent for parent, _ in admin.execute(made)} == set(FAMILY)
+    assert len(admin.execute(made).fetchall()) == len(FAMILY)
+    (since,) = {each.from_time for each in receipts}
+    assert since is not None
+    assert OLD - timedelta(days=7) < since <= OLD
+    with pytest.raises(InvalidInput, match="until: must be after since"):
+        restore(conn, Wanted("traces", PERIOD.until, PERIOD.since))
+
+
+def test_only_what_was_staged_by_the_owner_is_stored(conn: Connection) -> None:
+    """What the caller made would run, or be written anywhere, with the owner's rights."""
+    conn.execute(
+        "create temp table restore_tenants as select gen_random_uuid() as tenant_id, 'x' as name"
+    )
+    with pytest.raises(psycopg.Error, match="tables: must be those that open_staging"):
+        conn.execute(
+            "select tracedb.restore_staged('traces', array['tenants'], now(), now(), null, now(),"
+            " 'x')"
+        )
+
+
 def test_an_archived_trace_is_found_and_read_without_being_restored(
     conn: Connection, admin: Connection, store: DirectoryStore
 ) -> None:
@@ -226,6 +258,8 @@ def test_a_damaged_file_or_manifest_is_told_by_name_and_restores_nothing(
         (json.dumps(json.loads(text) | {"row_count": 99}), "its manifest says row_count 99"),
         (json.dumps(json.loads(text) | {"sha256": "0"}), "its manifest says sha256 0"),
         ("{", "is no manifest"),
+        (json.dumps(json.loads(text) | {"archive_id": 7}), "is no manifest"),
+        (text.replace('"provider"', '"operation_type "'), "other columns"),
     ):
         manifest.write_text(change)
         with pytest.raises(ArchiveDamaged, match=message) as error:

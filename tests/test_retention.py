@@ -268,6 +268,45 @@ def test_a_run_that_was_killed_is_carried_on(
             assert len(run(conn, archiving.archives())) == files
 
 
+def test_what_an_earlier_run_left_counts_only_if_it_is_there_and_whole(
+    conn: Connection, admin: Connection, store: DirectoryStore
+) -> None:
+    def die(step: str, _: Planned) -> None:
+        if step == "recorded":
+            raise Killed
+
+    def lose(path: Path) -> None:
+        path.unlink()
+
+    def empty(path: Path) -> None:
+        path.write_bytes(b"")
+
+    traces = set()
+    for number, fault in enumerate((lose, empty), start=1):
+        traces.add(str(write(admin, OLD, number)))
+        before = set(store.names())
+        with pytest.raises(Killed):
+            run_retention(conn, store, step=die)
+        (name,) = (name for name in set(store.names()) - before if name.endswith(".gz"))
+        fault(store.root / name)
+        done(run_retention(conn, store))
+        assert places(conn, admin, store) == dict.fromkeys(traces, 1)
+    traces.add(str(write(admin, OLD, 3)))
+    with pytest.raises(Killed):
+        run_retention(conn, store, step=die)
+    run(conn, retention.set_retention("execution_traces", timedelta(days=300), tenant_id=B))
+    traces.add(str(write(admin, OLD, 4, B)))
+
+    done(run_retention(conn, store))
+
+    assert places(conn, admin, store) == dict.fromkeys(traces, 1)
+    found = run(conn, archiving.archives())
+    assert {each.state for each in found} == {"removed"}
+    assert {name.removesuffix(archiving.MANIFEST) for name in store.names()} == {
+        each.file for each in found
+    }
+
+
 def test_a_retired_partition_that_is_in_use_is_dropped_by_the_next_run(
     conn: Connection, admin: Connection, database: str, store: DirectoryStore
 ) -> None:
@@ -387,6 +426,27 @@ def test_a_hold_set_while_a_run_goes_on_counts(
     assert len(contents(admin)["execution_traces"]) == 1
 
 
+def test_a_hold_that_ended_leaves_the_rules_as_they_were(
+    conn: Connection, admin: Connection, store: DirectoryStore
+) -> None:
+    write(admin, NOW, 2, B)
+    run(conn, retention.set_retention("execution_traces", None, "drop"))
+    run(conn, retention.set_retention("execution_traces", timedelta(days=20), tenant_id=A))
+    for tenant in (B, None):
+        for reason in ("case 12", None):
+            for table in ("execution_traces", "trace_payloads"):
+                run(conn, retention.set_legal_hold(table, reason, tenant_id=tenant))
+
+    assert [each.how for each in run(conn, retention.retention_plan())] == ["purge", "purge"]
+    done(run_retention(conn, store))
+
+    assert len(contents(admin)["execution_traces"]) == 1
+    run(conn, retention.set_retention("execution_traces", timedelta(days=20)))
+    write(admin, OLD)
+    (planned, *_) = run(conn, retention.retention_plan())
+    assert planned.archived == []
+
+
 def test_a_tenant_with_a_shorter_rule_loses_its_rows_in_portions(
     conn: Connection, admin: Connection, store: DirectoryStore
 ) -> None:
@@ -491,7 +551,7 @@ def test_events_of_1970_and_2100_are_neither_lost_nor_in_the_way(
     assert report.stray_rows == 0  # drained
     assert places(conn, admin, store) == everywhere
     assert len(contents(admin)["execution_traces"]) == 2
-    assert {each.from_time.year for each in report.receipts} == {1970}
+    assert {each.from_time and each.from_time.year for each in report.receipts} == {1970}
 
 
 RULES: dict[str, tuple[Callable[[], Any], str]] = {
@@ -569,6 +629,8 @@ def test_a_follower_whose_changes_were_purged_is_told(
     report = done(run_retention(conn, store))
 
     assert report.purged == {"trace_changes": 2}
+    (receipt,) = run(conn, retention.retention_receipts())
+    assert (receipt.action, receipt.from_time, receipt.row_count) == ("purged", None, 2)
     with (
         as_role(admin, "tracedb_reader", A),
         pytest.raises(psycopg.Error, match="cursor: older than the changes that are kept"),

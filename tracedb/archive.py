@@ -188,7 +188,7 @@ def archive_part(
         record(conn, store, archive, contents)
     except BaseException as error:
         if isinstance(error, Exception):
-            _forget(store, file)
+            forget(store, file)
         raise
     step("recorded")
     return archive
@@ -284,7 +284,7 @@ def read_manifest(store: Store, file: str) -> Archive:
                 "columns": tuple(found["columns"]),
             }
         )
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ArchiveDamaged(f"{name}: is no manifest: {error}") from error
     if archive.file != file:
         raise ArchiveDamaged(f"{name}: is of another file: {archive.file}")
@@ -295,12 +295,14 @@ def opened(store: Store, recorded: Recorded) -> Archive:
     """The manifest of a recorded archive; ArchiveDamaged if it says something else."""
     file = recorded.file
     archive = read_manifest(store, file)
-    for name in ("archive_id", "table_name", "row_count", "file_bytes", "sha256"):
+    for name in ("archive_id", "table_name", "row_count", "format", "file_bytes", "sha256"):
         ours, theirs = getattr(recorded, name), getattr(archive, name)
         if ours != theirs:
             raise ArchiveDamaged(
                 f"{file}: its manifest says {name} {theirs}, but {ours} was recorded"
             )
+    if recorded.columns != list(archive.columns):
+        raise ArchiveDamaged(f"{file}: its manifest says other columns than were recorded")
     return archive
 
 
@@ -400,12 +402,12 @@ def _schema_version() -> str:
 
 def _name(part: Part, archive_id: UUID) -> str:
     """A new file for a part: nothing is ever overwritten."""
-    days = f"{part.from_time:%Y%m%dT%H%M%S}_{part.to_time:%Y%m%dT%H%M%S}"
+    since, until = (f"{at.astimezone(UTC):%Y%m%dT%H%M%S}" for at in (part.from_time, part.to_time))
     whose = f"_{part.tenant_id}" if part.tenant_id else ""
-    return f"{part.family}/{part.table_name}/{days}{whose}_{archive_id.hex[:12]}"
+    return f"{part.family}/{part.table_name}/{since}_{until}{whose}_{archive_id.hex[:12]}"
 
 
-def _forget(store: Store, file: str) -> None:
+def forget(store: Store, file: str) -> None:
     """Remove what was written of a file; a store that is gone keeps it."""
     with suppress(StoreFailed):
         store.remove(file)

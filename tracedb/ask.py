@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import shutil
 import tempfile
 from collections import defaultdict
@@ -88,7 +89,7 @@ def ask(
 def _view(archive: Archive, path: Path, view: str, place: int) -> str:
     names = archive.column_names
     if archive.format == "parquet":
-        return _format("parquet_file", view=view, place=place, path=_text(str(path)))
+        return _format("parquet_file", view=view, place=place, path=_file(path))
     typed = (
         f"try_cast({_name(each['name'])} as {_TYPES.get(each['type'], 'text')})"
         f" as {_name(each['name'])}"
@@ -98,7 +99,7 @@ def _view(archive: Archive, path: Path, view: str, place: int) -> str:
         "csv_file",
         view=view,
         place=place,
-        path=_text(str(path)),
+        path=_file(path),
         columns=", ".join(typed),
         texts="{" + ", ".join(f"{_text(name)}: 'varchar'" for name in names) + "}",
     )
@@ -118,6 +119,10 @@ def _format(name: str, **parts: object) -> str:
     for key, value in parts.items():
         text = text.replace("{" + key + "}", str(value))
     return text
+
+
+def _file(path: Path) -> str:
+    return _text(glob.escape(str(path)))
 
 
 def _name(text: str) -> str:

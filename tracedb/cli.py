@@ -78,7 +78,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def answer(args: argparse.Namespace, data: object, lines: Iterable[str]) -> None:
     """Print what a command found: one JSON document with --json, else lines for people."""
     if args.json:
-        print(json.dumps(data, indent=2, default=str, ensure_ascii=False))
+        text = json.dumps(data, default=str, ensure_ascii=False)
+        # what JSON has no number for, as NaN, is text
+        data = json.loads(text, parse_constant=str)
+        print(json.dumps(data, indent=2, ensure_ascii=False))
     else:
         for line in lines:
             print(line)

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import timedelta
 from typing import TYPE_CHECKING
 from uuid import UUID
 
 from tracedb.cli import answer, say
-from tracedb.cli_retention import add_store
+from tracedb.cli_retention import add_store, day
 from tracedb.cli_traces import moment
 
 if TYPE_CHECKING:
     from tracedb.archive import Recorded
     from tracedb.cli import Subparsers
+
+# a hundred years
+_MAX_DAYS = 36_525
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -46,8 +50,9 @@ def add_parser(subparsers: Subparsers) -> None:
         " Needs the extra archive.",
     )
     query.add_argument("sql", metavar="SQL")
-    for each in (listing, verify, restoring, query):
+    for each in (listing, verify, query):
         each.add_argument("--table", metavar="NAME", help="only this table")
+    for each in (listing, verify, restoring, query):
         each.add_argument(
             "--since", type=moment, metavar="TIME", help="of ids from an ISO 8601 time, or 90d, on"
         )
@@ -81,9 +86,13 @@ def _list(args: argparse.Namespace) -> int:
             until=args.until,
             tenant_id=tenant_id_of(db, args.tenant) if args.tenant else None,
         )
+    return _listed(args, found)
+
+
+def _listed(args: argparse.Namespace, found: Sequence[Recorded]) -> int:
     lines = (
-        f"{each.table_name:26}{each.from_time:%F} to {each.to_time:%F}  {each.row_count:>12,} rows"
-        f"  {each.file_bytes:>14,} bytes  {each.state:8}{each.uri}"
+        f"{each.table_name:26}{day(each.from_time)} to {day(each.to_time)}"
+        f"  {each.row_count:>12,} rows  {each.file_bytes:>14,} bytes  {each.state:8}{each.uri}"
         for each in found
     )
     answer(args, [asdict(each) for each in found], lines)
@@ -96,6 +105,7 @@ def _verify(args: argparse.Namespace) -> int:
 
     from tracedb import archive as archiving
     from tracedb import connect
+    from tracedb.demo import tenant_id_of
     from tracedb.errors import ArchiveDamaged, StoreFailed
     from tracedb.maintenance import recorded
     from tracedb.query import run
@@ -107,7 +117,12 @@ def _verify(args: argparse.Namespace) -> int:
         db.connection() as conn,
         recorded(conn, "archive") as result,
     ):
-        wanted = archiving.archives(table_name=args.table, since=args.since, until=args.until)
+        wanted = archiving.archives(
+            table_name=args.table,
+            since=args.since,
+            until=args.until,
+            tenant_id=tenant_id_of(db, args.tenant) if args.tenant else None,
+        )
         found = run(conn, wanted)
         for each in found:
             try:
@@ -134,9 +149,11 @@ def _restore(args: argparse.Namespace) -> int:
     from tracedb import connect
     from tracedb.demo import tenant_id_of
     from tracedb.errors import InvalidInput
-    from tracedb.restore import Wanted, restore, restore_into
+    from tracedb.restore import Wanted, archives, restore, restore_into
     from tracedb.stores import open_store
 
+    if not 0 <= args.keep_days <= _MAX_DAYS:
+        raise InvalidInput.of("keep-days", f"must be from 0 to {_MAX_DAYS:,}")
     with connect(args.dsn, max_size=2) as db:
         tenant_id = tenant_id_of(db, args.tenant) if args.tenant else None
         if args.trace:
@@ -147,10 +164,10 @@ def _restore(args: argparse.Namespace) -> int:
             raise InvalidInput.of("since, until", "say of which time, or which --trace")
         else:
             wanted = Wanted(args.family, args.since, args.until, tenant_id)
-        if args.dry_run:
-            return _list(args)
         store = open_store(args.store) if args.store else None
         with db.connection() as conn:
+            if args.dry_run:
+                return _listed(args, archives(conn, wanted))
             if args.into:
                 counts = restore_into(conn, wanted, args.into, store, progress=_say_file)
             else:

@@ -107,6 +107,7 @@ def _erase(args: argparse.Namespace) -> int:
 def _plan(args: argparse.Namespace, tenant: Tenant) -> int:
     from tracedb import erasure
 
+    erasure.check_erasable(tenant, args.user_id, despite_hold=args.despite_hold)
     found = tenant.run(erasure.erasure_plan(args.user_id))
     rows = {each.table_name: each.row_count for each in found}
     plan: dict[str, object] = {"dry_run": True, "rows": rows}

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import io
+import json
+from contextlib import nullcontext, redirect_stdout
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -55,13 +58,19 @@ def add_parser(subparsers: Subparsers) -> None:
 def _maintain(args: argparse.Namespace) -> int:
     common = ["--dsn", args.dsn] if args.dsn else []
     common += ["--json"] if args.json else []
+    dry = ["--dry-run"] if args.dry_run else []
+    commands = {name: [*command, *dry] for name, command in JOBS.items()} | {"advice": ["advice"]}
+    answers: dict[str, object] = {}
     worst = 0
-    for name, command in JOBS.items():
+    for name, command in commands.items():
         say(f"{name}:")
-        code = main([*common, *command, *(["--dry-run"] if args.dry_run else [])])
-        worst = max(worst, code)
-    say("advice:")
-    return max(worst, main([*common, "advice"]))
+        # with --json, the answers of all are one document
+        with redirect_stdout(io.StringIO()) if args.json else nullcontext() as said:
+            worst = max(worst, main([*common, *command]))
+        if said is not None:
+            answers[name] = json.loads(said.getvalue() or "null")
+    answer(args, answers, ())
+    return worst
 
 
 def _advice(args: argparse.Namespace) -> int:

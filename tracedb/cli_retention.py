@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -19,7 +19,7 @@ from tracedb.cli_traces import moment
 if TYPE_CHECKING:
     from tracedb.cli import Subparsers
     from tracedb.client import TraceDB
-    from tracedb.retention import Planned, Step
+    from tracedb.retention import Planned, RetentionReceipt, Step
 
 _UNITS = {"d": 1, "w": 7, "m": 30, "y": 365}
 
@@ -180,10 +180,9 @@ def _receipts(args: argparse.Namespace) -> int:
     with connect(args.dsn, max_size=1) as db:
         found = db.retention_receipts(args.max)
     lines = (
-        f"{each.created_at:%F %T}  {each.action:9}{each.table_name} {each.from_time:%F} to"
-        f" {each.to_time:%F}: {each.row_count:,} rows, {each.reason}"
+        f"{each.created_at:%F %T}  {each.action:9}{each.table_name} {_since(each)} to"
+        f" {day(each.to_time)}: {each.row_count:,} rows, {each.reason}"
         for each in found
-        if each.from_time.year > 1
     )
     answer(args, [asdict(each) for each in found], lines)
     return 0
@@ -241,14 +240,23 @@ def _watched() -> Iterator[Step]:
 
 
 def _line(planned: Planned) -> str:
-    since = f"{planned.from_time:%F}" if planned.from_time else "the beginning"
     what = f"{planned.tables[0]}" + (f" +{n} tables" if (n := len(planned.tables) - 1) else "")
     size = f", about {planned.row_estimate:,} rows" if planned.row_estimate is not None else ""
     whose = f" of tenant {planned.tenant_id}" if planned.tenant_id else ""
     act = "archive and " if planned.archived else ""
     act += {"partition": "drop", "rows": "delete rows of", "purge": "purge"}[planned.how]
     why = f"; not now: {planned.blocked_by}" if planned.blocked_by else ""
-    return f"{act} {what} from {since} to {planned.to_time:%F}{whose}{size} ({planned.reason}{why})"
+    when = f"from {_since(planned)} to {day(planned.to_time)}"
+    return f"{act} {what} {when}{whose}{size} ({planned.reason}{why})"
+
+
+def _since(found: Planned | RetentionReceipt) -> str:
+    return day(found.from_time) if found.from_time else "the beginning"
+
+
+def day(at: datetime) -> str:
+    """A day as partitions are cut, and as options are read: of UTC."""
+    return f"{at.astimezone(UTC):%F}"
 
 
 def _keep(text: str) -> timedelta | None:

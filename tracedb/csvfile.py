@@ -8,6 +8,7 @@ import zlib
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import chain
 from types import ModuleType
 from typing import BinaryIO, cast
 
@@ -38,7 +39,8 @@ def encode(rows: Iterable[bytes], file: BinaryIO, columns: Sequence[Mapping[str,
     waiting: deque[Future[bytes]] = deque()
     # other threads run meanwhile; members one after the other are one gzip file
     with ThreadPoolExecutor(WORKERS) as pool:
-        for portion in portions(rows):
+        # of no rows, too, it is a gzip file
+        for portion in chain([b""], portions(rows)):
             digest.update(portion)
             waiting.append(pool.submit(library.compress, portion, LEVEL, mtime=0))
             if len(waiting) > 2 * WORKERS:
@@ -80,13 +82,15 @@ def rows(portions: Iterable[bytes]) -> Iterator[tuple[str | None, ...]]:
 
 def records(portions: Iterable[bytes]) -> Iterator[bytes]:
     """The rows of a CSV as they are, each with its line break."""
-    record = b""
+    record: list[bytes] = []
+    quotes = 0
     for line in _lines(portions):
-        record += line
+        record.append(line)
+        quotes += line.count(b'"')
         # a line break within quotes is of the value
-        if record.count(b'"') % 2 == 0:
-            yield record
-            record = b""
+        if quotes % 2 == 0:
+            yield b"".join(record)
+            record.clear()
 
 
 def row(values: Sequence[str | None]) -> bytes:

@@ -24,7 +24,7 @@ from tracedb.client import Tenant
 from tracedb.erased_archives import Erasing
 from tracedb.errors import AlreadyRunning
 from tracedb.maintenance import only_one
-from tracedb.query import SET_TENANT, Query, many, one, statement, typed_errors
+from tracedb.query import SET_TENANT, Query, many, one, run, statement, typed_errors
 from tracedb.stores import Store
 
 _FILE = "erasure.sql"
@@ -181,6 +181,12 @@ def _steps(
             )
         else:
             time.sleep(_PAUSE)
+
+
+def check_erasable(tenant: Tenant, user_id: str | None, *, despite_hold: bool = False) -> None:
+    """Raise what an erasure would raise before it begins: under a hold, as a role that may not."""
+    with tenant._connection() as conn, conn.transaction(force_rollback=True):
+        run(conn, begin_erasure(user_id, despite_hold=despite_hold), tenant.tenant_id)
 
 
 def export_user(

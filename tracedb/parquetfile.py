@@ -1,7 +1,7 @@
 """Archive files as Parquet, with the types of their columns; needs the extra `archive`.
 
 CSV goes in and comes out, as COPY writes it, and every value comes back to the letter. A `numeric`
-is a decimal of 18 places, and where that is not what it was to the last digit, its text is in a
+is a decimal of 18 places; where that is not all of it (digits beyond, 1.50, NaN), its text is in a
 second column, `name.text`. What Parquet has no type for (jsonb, text[]) is text; the metadata of
 the field says what it was.
 """
@@ -171,16 +171,16 @@ def _numbers(item: pa.DataType, brackets: str) -> tuple[pa.DataType, Read, Read]
 
 
 def _decimals(text: pa.Array) -> tuple[pa.Array, pa.Array]:
-    """What is a decimal of 18 places to the letter, and the text of what is not."""
-    fits = pc.fill_null(
-        pc.and_(
-            pc.match_substring_regex(text, r"^-?\d{1,20}(\.\d{1,18})?$"),
-            pc.invert(pc.match_substring_regex(text, r"\.\d*0$|^-0$")),
-        ),
-        False,
-    )
+    """The decimals, cut at 18 places, and the text of what is not such a one to the letter."""
+    is_number = _matches(text, r"^-?\d{1,20}(\.\d+)?$")
+    is_same = pc.and_not(_matches(text, r"^-?\d{1,20}(\.\d{0,17}[1-9])?$"), _matches(text, "^-0$"))
     none = pa.scalar(None, pa.string())
-    return pc.if_else(fits, text, none).cast(DECIMAL), pc.if_else(fits, none, text)
+    short = pc.replace_substring_regex(text, r"(\.\d{18})\d+$", r"\1")
+    return pc.if_else(is_number, short, none).cast(DECIMAL), pc.if_else(is_same, none, text)
+
+
+def _matches(text: pa.Array, pattern: str) -> pa.Array:
+    return pc.fill_null(pc.match_substring_regex(text, pattern), False)
 
 
 def _decimal_text(value: pa.Array) -> pa.Array:
@@ -193,7 +193,8 @@ def _plain(number: Decimal) -> str:
 
 
 def _time(text: pa.Array) -> pa.Array:
-    plain = pc.replace_substring_regex(text, r"\+00$", "")
+    # as PostgreSQL writes it, or as this does
+    plain = pc.replace_substring_regex(text, r"(\+00|Z)$", "")
     return plain.cast(pa.timestamp("us")).cast(pa.timestamp("us", tz="UTC"))
 
 

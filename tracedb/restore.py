@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -83,9 +83,15 @@ def restore(
     `store`. Raises NotFound if no archive has such rows, ArchiveDamaged if a file is not what its
     manifest says (then nothing is restored), InvalidInput if it has columns that the table lacks.
     """
-    found = _archives(conn, wanted)
-    args = {"family": wanted.family, "from_time": wanted.since, "to_time": wanted.until}
-    run(conn, Query(statement("cover_times", FILE), args, scalar_row, many))
+    found = archives(conn, wanted)
+    # of no other time is a partition made, or anything kept
+    periods = sorted(
+        {(max(wanted.since, each.from_time), min(wanted.until, each.to_time)) for each in found}
+    )
+    wanted = replace(wanted, since=periods[0][0], until=max(until for _, until in periods))
+    for since, until in periods:
+        args = {"family": wanted.family, "from_time": since, "to_time": until}
+        run(conn, Query(statement("cover_times", FILE), args, scalar_row, many))
     with typed_errors(), conn.transaction():
         return _store(conn, wanted, found, store, keep, reason, progress)
 
@@ -95,7 +101,7 @@ def peek(
     conn: Connection[Any], wanted: Wanted, store: Store | None = None
 ) -> Iterator[Connection[Any]]:
     """The database as if the rows were restored, for the block: then all of it is undone."""
-    found = _archives(conn, wanted)
+    found = archives(conn, wanted)
     with conn.transaction():
         with typed_errors():
             _store(conn, wanted, found, store, KEEP, "read", lambda _: None)
@@ -117,7 +123,7 @@ def restore_into(
     """
     if schema == "tracedb":
         raise InvalidInput.of("schema", "must be another one than tracedb")
-    found = _archives(conn, wanted)
+    found = archives(conn, wanted)
     stored: dict[str, int] = {}
     with typed_errors(), conn.transaction():
         conn.execute(_sql("exact_text"))
@@ -137,7 +143,10 @@ def restore_into(
     return stored
 
 
-def _archives(conn: Connection[Any], wanted: Wanted) -> list[Recorded]:
+def archives(conn: Connection[Any], wanted: Wanted) -> list[Recorded]:
+    """The archives that have what is wanted, the newest first; NotFound if there is none."""
+    if wanted.since >= wanted.until:
+        raise InvalidInput.of("until", "must be after since")
     found = run(
         conn,
         archiving.archives(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
@@ -20,10 +21,17 @@ from psycopg.rows import class_row, scalar_row
 from tracedb import archive as archiving
 from tracedb import learning, queries
 from tracedb.archive import Part
-from tracedb.errors import InvalidInput, NotFolded, RetentionRefused, StoreFailed, TracedbError
+from tracedb.errors import (
+    ArchiveDamaged,
+    InvalidInput,
+    NotFolded,
+    RetentionRefused,
+    StoreFailed,
+    TracedbError,
+)
 from tracedb.maintenance import only_one
 from tracedb.query import Query, many, one, run, statement
-from tracedb.stores import Store
+from tracedb.stores import Store, open_store
 
 FILE = "retention.sql"
 
@@ -75,14 +83,17 @@ class Planned:
 
 @dataclass(frozen=True, slots=True)
 class RetentionReceipt:
-    """What was removed, or brought back; see the table `retention_receipts`."""
+    """What was removed, or brought back; see the table `retention_receipts`.
+
+    `from_time` None: from the beginning on.
+    """
 
     receipt_id: UUID
     tenant_id: UUID | None
     action: str
     family: str
     table_name: str
-    from_time: datetime
+    from_time: datetime | None
     to_time: datetime
     row_count: int
     bytes: int | None
@@ -218,8 +229,7 @@ def run_retention(
             )
         as_of = as_of or now
         _drop_retired(conn, report)
-        while run(conn, queries.drain_default_partitions(10)) and time.monotonic() < stop:
-            pass
+        _drain(conn, stop)
         report.stray_rows = _ask(conn, "stray_rows")
         run_ = _Run(conn, store, as_of, forced, format, slice_rows, step, stop, report)
         for planned in run(conn, retention_plan(as_of, forced=forced)):
@@ -338,7 +348,7 @@ class _Run:
         )
         for table in planned.archived:
             one_table = replace(part, table_name=table)
-            if any(_is_of(each, one_table) for each in left):
+            if [each for each in left if self._is_left(each, one_table)]:
                 continue
             written = archiving.archive_part(
                 self.conn,
@@ -386,7 +396,9 @@ class _Run:
                 self._fold(planned, part)
             except RetentionRefused:
                 # what changed is archived anew by the next run
-                self._discard(args["archive_ids"])
+                for each in run(self.conn, archiving.archives(state="written")):
+                    if each.archive_id in args["archive_ids"]:
+                        self._discard(each)
                 raise
             except TracedbError as error:
                 cause = error.__cause__
@@ -398,16 +410,29 @@ class _Run:
                     ) from error
                 time.sleep(PAUSE_S)
 
-    def _discard(self, archive_ids: Sequence[UUID]) -> None:
-        assert self.store is not None or not archive_ids
-        for each in run(self.conn, archiving.archives(state="written")):
-            if (
-                self.store is not None
-                and each.archive_id in archive_ids
-                and run(self.conn, archiving.discard(each.archive_id))
-            ):
-                self.store.remove(each.file)
-                self.store.remove(each.file + archiving.MANIFEST)
+    def _is_left(self, archive: archiving.Recorded, part: Part) -> bool:
+        """Whether an archive that an earlier run has left is of a part, and still whole.
+
+        One that is damaged or gone, or has the same rows cut otherwise, is forgotten.
+        """
+        if archive.table_name != part.table_name or not _may_share(archive, part):
+            return False
+        if _is_of(archive, part):
+            with suppress(ArchiveDamaged, StoreFailed):
+                store = self._store_of(archive)
+                archiving.check(store, archiving.opened(store, archive))
+                return True
+        self._discard(archive)
+        return False
+
+    def _discard(self, archive: archiving.Recorded) -> None:
+        if run(self.conn, archiving.discard(archive.archive_id)):
+            archiving.forget(self._store_of(archive), archive.file)
+
+    def _store_of(self, archive: archiving.Recorded) -> Store:
+        if self.store is not None and archive.store == self.store.uri:
+            return self.store
+        return open_store(archive.store)
 
 
 def _part_of(planned: Planned, from_time: datetime, to_time: datetime) -> Part:
@@ -429,6 +454,21 @@ def _is_of(archive: archiving.Recorded, part: Part) -> bool:
         and archive.tenant_id == part.tenant_id
         and tuple(archive.except_tenants) == part.except_tenants
     )
+
+
+def _may_share(archive: archiving.Recorded, part: Part) -> bool:
+    """Whether an archive of that time may have rows of the tenants of a part."""
+    return None in (archive.tenant_id, part.tenant_id) or archive.tenant_id == part.tenant_id
+
+
+def _drain(conn: Connection[Any], stop: float) -> None:
+    """Empty the default partitions; what a long reader keeps there is reported."""
+    try:
+        while run(conn, queries.drain_default_partitions(10)) and time.monotonic() < stop:
+            pass
+    except TracedbError as error:
+        if not isinstance(error.__cause__, psycopg.errors.LockNotAvailable):
+            raise
 
 
 def _drop_retired(conn: Connection[Any], report: Report) -> None:

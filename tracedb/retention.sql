@@ -24,7 +24,8 @@ select * from tracedb.retention_plan(coalesce(%(as_of)s, now()), %(forced)s);
 
 -- name: retention_receipts
 select
-    r.receipt_id, r.tenant_id, r.action, r.family, r.table_name, r.from_time, r.to_time,
+    r.receipt_id, r.tenant_id, r.action, r.family, r.table_name,
+    nullif(r.from_time, '-infinity') as from_time, r.to_time,
     r.row_count, r.bytes, r.archive_id, r.keep_until, r.reason, r.created_at, r.created_by
 from tracedb.retention_receipts as r
 order by r.created_at desc, r.receipt_id desc

@@ -96,7 +96,9 @@ def of_user(
         before = len(theirs)
         for place, (_, record) in enumerate(records):
             named = {_key(value) for key in _KEYS if (value := record.get(key)) is not None}
-            if record.get("user_id") == user_id or named & keys:
+            user = record.get("user_id")
+            # a number is stored as text
+            if (user is not None and str(user) == user_id) or named & keys:
                 theirs.add(place)
                 if record.get("type") == "trace":
                     keys |= {_key(value) for key in _KEYS[:2] if (value := record.get(key))}

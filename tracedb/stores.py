@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, cast
+from urllib.parse import unquote
 
 from tracedb.errors import ExtraMissing, InvalidInput, StoreFailed
 
@@ -38,7 +39,7 @@ class Store(Protocol):
         """Delete a file, and what was left of writing it; none is no error."""
 
     def names(self) -> list[str]:
-        """Every file, without those that are being written."""
+        """Every file, also one that is being written, or was when its run was killed."""
 
 
 @contextmanager
@@ -60,9 +61,7 @@ class DirectoryStore:
 
     def create(self, name: str) -> BinaryIO:
         with failing(f"cannot write {name}"):
-            if not self.root.is_dir():
-                # made by hand, so that an unmounted disk is not taken for an empty store
-                raise StoreFailed(f"store: {self.root} is no directory: make it, or mount it")
+            self._must_be_there()
             path = self._path(name + PART)
             path.parent.mkdir(parents=True, exist_ok=True)
             return path.open("wb")
@@ -84,16 +83,20 @@ class DirectoryStore:
 
     def remove(self, name: str) -> None:
         with failing(f"cannot remove {name}"):
+            self._must_be_there()
             for each in (name, name + PART):
                 self._path(each).unlink(missing_ok=True)
 
     def names(self) -> list[str]:
         with failing("cannot list"):
-            if not self.root.is_dir():
-                raise StoreFailed(f"store: {self.root} is no directory: make it, or mount it")
+            self._must_be_there()
             paths = [path for path in self.root.rglob("*") if path.is_file()]
-        names = (path.relative_to(self.root).as_posix() for path in paths)
-        return sorted(name for name in names if not name.endswith(PART))
+        return sorted(path.relative_to(self.root).as_posix() for path in paths)
+
+    def _must_be_there(self) -> None:
+        # made by hand, so that an unmounted disk is not taken for an empty store
+        if not self.root.is_dir():
+            raise StoreFailed(f"store: {self.root} is no directory: make it, or mount it")
 
     def _path(self, name: str) -> Path:
         return self.root / name
@@ -144,8 +147,7 @@ class ObjectStore:
             found = self._files.get_file_info(
                 FileSelector(self._root, recursive=True, allow_not_found=True)
             )
-        names = (each.path[len(self._root) :].lstrip("/") for each in found if each.is_file)
-        return sorted(name for name in names if not name.endswith(PART))
+        return sorted(each.path[len(self._root) :].lstrip("/") for each in found if each.is_file)
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}"
@@ -162,7 +164,7 @@ def open_store(where: str) -> Store:
     if not colon:
         return DirectoryStore(Path(where).absolute())
     if scheme == "file":
-        return DirectoryStore(Path(where.removeprefix("file://")).absolute())
+        return DirectoryStore(Path(unquote(where.removeprefix("file://"))).absolute())
     try:
         from pyarrow.fs import FileSystem
     except ImportError:
