@@ -6,6 +6,27 @@ set local statement_timeout = '5min';
 
 set role tracedb_owner;
 
+create or replace function tracedb.wilson_interval(successes bigint, trials bigint)
+returns double precision[]
+language sql immutable parallel safe
+set search_path = pg_catalog, pg_temp
+as $$
+    select case when trials > 0 then array[
+        greatest(0, (p + z2 / (2 * n) - r) / (1 + z2 / n)),
+        least(1, (p + z2 / (2 * n) + r) / (1 + z2 / n))
+    ] end
+    from (
+        select
+            n, p, z2, sqrt(z2 * (p * (1 - p) / n + z2 / (4 * n * n))) as r
+        from (
+            select
+                trials::double precision as n,
+                successes / nullif(trials, 0)::double precision as p,
+                3.841458820694124::double precision as z2  -- 1.96 squared: 95 %
+        ) as a
+    ) as b
+$$;
+
 drop function tracedb.word_share(tsquery, tsvector);
 drop function tracedb.word_query(text[]);
 drop function tracedb.with_fields(anyelement, jsonb, text[]);

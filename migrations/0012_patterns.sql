@@ -87,7 +87,11 @@ create table if not exists tracedb.success_patterns (
         and use_successes >= 0 and use_failures >= 0
         and use_successes + use_failures <= use_count
     ),
-    constraint pattern_seen_in_order check (first_seen_at <= last_seen_at)
+    constraint pattern_seen_in_order check (first_seen_at <= last_seen_at),
+    constraint pattern_times_in_range check (
+        first_seen_at >= '1970-01-01 00:00:00+00' and first_seen_at < '2200-01-01 00:00:00+00'
+        and last_seen_at >= '1970-01-01 00:00:00+00' and last_seen_at < '2200-01-01 00:00:00+00'
+    )
 );
 
 -- The few that searches leave out.
@@ -154,6 +158,8 @@ comment on constraint pattern_counts_agree on tracedb.success_patterns is
     'nor the parts more than the whole';
 comment on constraint pattern_seen_in_order on tracedb.success_patterns is
     'last_seen_at: must not be before first_seen_at';
+comment on constraint pattern_times_in_range on tracedb.success_patterns is
+    'first_seen_at, last_seen_at: must lie between 1970 and 2200';
 
 create table if not exists tracedb.pattern_settings (
     tenant_id              uuid             not null,
@@ -502,6 +508,17 @@ comment on function tracedb.wilson_upper(double precision, double precision, dou
     'The upper end of the Wilson interval of a success rate: what it surely is at most, 1 without '
     'trials.';
 
+create or replace function tracedb.wilson_interval(successes bigint, trials bigint)
+returns double precision[]
+language sql immutable parallel safe
+set search_path = pg_catalog, pg_temp
+as $$
+    select case when trials > 0 then array[
+        tracedb.wilson_lower(successes, trials, 1.959963984540054),  -- 95 %
+        tracedb.wilson_upper(successes, trials, 1.959963984540054)
+    ] end
+$$;
+
 create or replace function tracedb.pattern_settings(
     tenant_id uuid default tracedb.current_tenant_id()
 )
@@ -627,18 +644,18 @@ language sql immutable parallel safe
 set search_path = pg_catalog, pg_temp
 as $$
     select md5(jsonb_build_array(
-        lower(regexp_replace(btrim(prompt), '\s+', ' ', 'g')), intent, agent_id, route,
+        lower(btrim(regexp_replace(prompt, '\s+', ' ', 'g'))), intent, agent_id, route,
         (
             select jsonb_agg(
                 jsonb_build_array(h.hook -> 'hook_type', h.hook -> 'tool_name', h.hook -> 'script')
                 order by h.place)
-            from jsonb_array_elements(hook_sequence) with ordinality as h (hook, place)
+            from jsonb_path_query(hook_sequence, '$[*]') with ordinality as h (hook, place)
         ),
         (
             select jsonb_agg(
                 jsonb_build_array(c.call -> 'service', c.call -> 'method', c.call -> 'path')
                 order by c.place)
-            from jsonb_array_elements(endpoint_sequence) with ordinality as c (call, place)
+            from jsonb_path_query(endpoint_sequence, '$[*]') with ordinality as c (call, place)
         ),
         tool_sequence
     )::text)::uuid
@@ -785,8 +802,8 @@ begin
         tracedb.wilson_lower(e.successes, e.trials, settings.confidence_z),
         tracedb.wilson_upper(e.successes, e.trials, settings.confidence_z),
         -- without evidence nothing fades
-        coalesce(0.5 ^ (greatest(0, extract(epoch from as_of - c.last_evidence_at))
-            / (86400 * settings.half_life_days))::double precision, 1)
+        coalesce(0.5 ^ least(greatest(0, extract(epoch from as_of - c.last_evidence_at))
+            / (86400 * settings.half_life_days), 1000)::double precision, 1)
     from counts as c
     cross join lateral (
         select
@@ -1349,7 +1366,7 @@ declare
     ];
 begin
     return array(
-        select w / nullif((select sum(v) from unnest(weights) as v), 0)
+        select coalesce(w / nullif((select sum(v) from unnest(weights) as v), 0), 0)
         from unnest(weights) with ordinality as u (w, place)
         order by place);
 end $$;
@@ -1509,11 +1526,13 @@ declare
     words text[] := '{}';
     rare text[] := '{}';
     weights double precision[];
+    most_without double precision;  -- score of a pattern without an embedding or a rare word
     how text := 'keyword';
     pool integer := greatest(50, 4 * k);
     cut integer := pool;
     near tracedb.near_pattern[] := '{}';
     named tracedb.near_pattern[] := '{}';
+    others uuid[];
     ids uuid[];
     scored tracedb.scored_pattern[];
     chance double precision;
@@ -1536,10 +1555,11 @@ begin
         from tracedb.embedding_to_search(embedding, find_patterns.model, tenant) as e;
     end if;
     if query is not null then
-        -- the longest of a very long text
+        -- the longest of a very long text, of which a tsvector holds no more than a megabyte
         words := array(
             select w
-            from unnest(tsvector_to_array(tracedb.pattern_document(query, null, '{}'))) as w
+            from unnest(tsvector_to_array(
+                tracedb.pattern_document(left(query, 100000), null, '{}'))) as w
             order by length(w) desc, w
             limit 64);
         rare := array(
@@ -1553,6 +1573,8 @@ begin
         end if;
     end if;
     weights := tracedb.pattern_weights(dimension is not null, words <> '{}', context, tenant);
+    most_without := 1 - weights[1] - weights[2] + weights[2] * coalesce(
+        1 - cardinality(rare) / nullif(cardinality(words), 0)::double precision, 0);
 
     loop
         if dimension is not null then
@@ -1589,6 +1611,8 @@ begin
                 union all
                 select n.pattern_id, 1.0 / (60 + n.place)
                 from unnest(named) with ordinality as n (pattern_id, likeness, place)
+                union all
+                select o, 0 from unnest(others) as o
             ) as f
             group by f.pattern_id
             order by sum(f.share) desc, f.pattern_id
@@ -1597,19 +1621,43 @@ begin
             select p::tracedb.scored_pattern
             from tracedb.scored_patterns(
                 ids, unit, model, tracedb.word_query(words), context, weights, as_of, tenant) as p
+            join unnest(ids) with ordinality as i (pattern_id, place)
+                on i.pattern_id = p.pattern_id
             where p.score >= least_score
-            order by p.score desc, p.pattern_id);
+            order by p.score desc, i.place);
         exit when cardinality(scored) >= k;
         -- Too few are good enough: look on while there are more, and one of them may be.
-        exit when cardinality(near) < pool and cardinality(named) < pool
-            and (cut is null or cardinality(ids) < cut);
-        exit when cut is null and least_score > 1 - weights[1] - weights[2]
+        if cardinality(near) < pool and cardinality(named) < pool
+            and (cut is null or cardinality(ids) < cut)
+        then
+            exit when others is not null or least_score > most_without + 1e-6;
+            others := array(
+                select n.pattern_id
+                from tracedb.patterns_with_words(words, words, pool, tenant) as n
+                where cardinality(rare) < cardinality(words)  -- slow, but there is nothing better
+                union
+                (
+                    -- what has none of the words, but the intent, or has no embedding yet
+                    select p.pattern_id
+                    from tracedb.success_patterns as p
+                    cross join lateral (
+                        select coalesce(
+                            lower(p.intent) = lower(find_patterns.context ->> 'intent'), false)
+                            as is_wanted
+                    ) as i
+                    where p.tenant_id = tenant and p.retired_at is null
+                        and p.pattern_id <> all (ids) and (dimension is not null or i.is_wanted)
+                    order by i.is_wanted desc, p.pattern_id desc
+                    limit pool
+                ));
+            continue;
+        end if;
+        exit when cut is null and least_score > greatest(most_without,
+            1 - weights[1] - weights[2]
+            + weights[2] * case when cardinality(named) = pool then named[pool].likeness else 0 end)
             + weights[1] * case
                 when cardinality(near) = pool then greatest(0, near[pool].likeness) else 0
-            end
-            + weights[2] * greatest(
-                case when cardinality(named) = pool then named[pool].likeness else 0 end,
-                1 - cardinality(rare) / nullif(cardinality(words), 0)::double precision);
+            end;
         if cut is null then
             pool := pool * 8;
         end if;
@@ -1655,10 +1703,12 @@ comment on function tracedb.find_patterns(
     'bound of success, decayed with age: pattern_history); what the search says nothing of does '
     'not count. explanation has the parts, their weights, the evidence and the places. Those below '
     'min_score (default: the tenant''s setting) are left out, never fewer than k while k others '
-    'are there. model says whose embeddings are searched (needed where there are several). In a '
-    'share of the searches (explore_share; the same seed decides the same) the last place goes to '
-    'the best untried pattern: explored. mode tells how embeddings were searched: exact (each '
-    'one), hnsw (the tenant''s own index, ensure_pattern_indexes), or keyword (not at all).';
+    'fit: where candidates are too few, others of the intent are taken as well, and what has no '
+    'embedding of the model yet. model says whose embeddings are searched (needed where there are '
+    'several). In a share of the searches (explore_share; the same seed decides the same) the last '
+    'place goes to the best untried pattern: explored. mode tells how embeddings were searched: '
+    'exact (each one), hnsw (the tenant''s own index, ensure_pattern_indexes), or keyword (not at '
+    'all).';
 
 create or replace function tracedb.wanted_pattern_indexes()
 returns table (

@@ -137,6 +137,7 @@ create table if not exists tracedb.learned_traces (
     duration_ms bigint,
     tokens      bigint,
     cost_usd    numeric,
+    has_prompt  boolean,
     constraint learned_traces_pkey primary key (tenant_id, trace_id, subject, learned_id),
     constraint learned_subject_known check (subject in ('pattern', 'chain', 'error')),
     constraint learned_counts_agree check (occurrences >= 1 and successes between 0 and occurrences)
@@ -160,6 +161,8 @@ comment on column tracedb.learned_traces.successes is
     '1 if the trace succeeded (score_trace).';
 comment on column tracedb.learned_traces.tokens is
     'Input and output tokens.';
+comment on column tracedb.learned_traces.has_prompt is
+    'Of a pattern: whether the trace had a prompt, which may expire before it does.';
 comment on constraint learned_subject_known on tracedb.learned_traces is
     'subject: must be pattern, chain or error';
 comment on constraint learned_counts_agree on tracedb.learned_traces is
@@ -622,23 +625,23 @@ declare
     ids constant uuid[] := array(select distinct i from unnest(trace_ids) as i order by i);
     first_id constant uuid := ids[1];
     last_id constant uuid := ids[cardinality(ids)];
+    -- A trace that retention has dropped has been learned all the same.
+    present constant uuid[] := array(
+        select t.trace_id
+        from tracedb.execution_traces as t
+        where t.tenant_id = tenant and t.trace_id = any(ids)
+            and t.trace_id between first_id and last_id
+        order by t.trace_id
+    );
     taken tracedb.learned_traces[];
     given tracedb.learned_traces[];
 begin
     with gone as (
         delete from tracedb.learned_traces as l
-        where l.tenant_id = tenant and l.trace_id = any(ids)
+        where l.tenant_id = tenant and l.trace_id = any(present)
             and l.trace_id between first_id and last_id and l.subject = topic
-            and not exists (
-                select from unnest(lines) as n
-                where n.trace_id = l.trace_id and n.learned_id = l.learned_id
-                    and n is not distinct from l
-            )
-            -- A trace that retention has dropped has been learned all the same.
-            and exists (
-                select from tracedb.execution_traces as t
-                where t.tenant_id = tenant and t.trace_id = l.trace_id
-            )
+            -- looked up in a hash, however many lines there are
+            and l not in (select n from unnest(lines) as n)
         returning l
     )
     select array_agg(g.l) into taken from gone as g;
@@ -742,13 +745,15 @@ begin
             score                  double precision,
             duration_ms            bigint,
             tokens                 bigint,
-            cost_usd               numeric
+            cost_usd               numeric,
+            has_prompt             boolean
         );
     end if;
 end $$;
 
 comment on type tracedb.trace_pattern is
-    'What a trace would be as a pattern (columns as in success_patterns), and what it took.';
+    'What a trace would be as a pattern (columns as in success_patterns), and what it took; '
+    'has_prompt is false where its name or intent stands for the prompt.';
 
 create or replace function tracedb.patterns_of_traces(
     trace_ids uuid[], tenant_id uuid default tracedb.current_tenant_id()
@@ -890,7 +895,8 @@ begin
             tracedb.bounded_tokens(
                 coalesce(t.input_tokens, u.input_tokens)
                 + coalesce(t.output_tokens, u.output_tokens)) as tokens,
-            coalesce(t.cost_usd, u.cost_usd) as cost_usd
+            coalesce(t.cost_usd, u.cost_usd) as cost_usd,
+            coalesce(p.content, '') <> '' as has_prompt
         from headers as t
         left join prompts as p using (trace_id)
         left join tools as o using (trace_id)
@@ -908,7 +914,7 @@ begin
         j.prompt, j.label, j.agent_id, j.route,
         tracedb.prompt_keywords(j.prompt, array_prepend(j.label, j.tags)), j.routing,
         j.hook_sequence, j.endpoint_sequence, j.tool_sequence, j.intelligence_functions, j.context,
-        s.score, j.duration_ms, j.tokens, j.cost_usd
+        s.score, j.duration_ms, j.tokens, j.cost_usd, j.has_prompt
     from joined as j
     join tracedb.score_traces(ids, tenant) as s using (trace_id)
     where j.prompt <> '' and s.score is not null;
@@ -962,8 +968,10 @@ begin
             else n.performance
         end,
         success_score = coalesce(n.score, p.success_score),
-        trace_count = p.trace_count + c.traces,
-        success_count = p.success_count + c.successes,
+        -- less was saved by hand, perhaps, than is taken back
+        trace_count = greatest(0, p.trace_count + c.traces),
+        success_count = least(
+            greatest(0, p.trace_count + c.traces), greatest(0, p.success_count + c.successes)),
         first_seen_at = case
             when c.first_taken <= p.first_seen_at then n.first_seen_at
             else least(p.first_seen_at, n.first_seen_at)
@@ -1013,7 +1021,7 @@ begin
     delete from tracedb.success_patterns as p
     using unnest(changes) as c
     where p.tenant_id = tenant and p.signature = c.learned_id and p.success_count = 0
-        and p.use_count = 0 and p.metadata @> '{"learned": true}'
+        and p.use_count = 0 and p.metadata @> '{"learned": true}' and p.retired_at is null
         and not exists (
             select from tracedb.pattern_usage_log as u
             where u.tenant_id = tenant and u.pattern_id = p.pattern_id
@@ -1057,9 +1065,14 @@ begin
         select c
         from tracedb.note_learned('pattern', ids, array(
             select row(
-                tenant, f.trace_id, 'pattern', f.signature, 1, (f.score >= threshold)::integer,
-                f.score, f.duration_ms, f.tokens, f.cost_usd)::tracedb.learned_traces
+                tenant, f.trace_id, 'pattern', coalesce(k.learned_id, f.signature), 1,
+                (f.score >= threshold)::integer, f.score, f.duration_ms, f.tokens, f.cost_usd,
+                f.has_prompt or k.has_prompt is true)::tracedb.learned_traces
             from unnest(shapes) as f
+            -- A trace whose prompt has expired since stays with the pattern it has.
+            left join tracedb.learned_traces as k
+                on k.tenant_id = tenant and k.trace_id = f.trace_id and k.subject = 'pattern'
+                and k.has_prompt and not f.has_prompt
         ), tenant) as c
     );
     perform tracedb.update_patterns(changes, shapes, tenant);
@@ -1172,7 +1185,7 @@ begin
         array_agg(
             row(
                 tenant, n.root_id, 'chain', n.chain_id, 1, (s.score >= threshold)::integer,
-                s.score, t.duration_ms, m.tokens, m.cost_usd)::tracedb.learned_traces),
+                s.score, t.duration_ms, m.tokens, m.cost_usd, null)::tracedb.learned_traces),
         jsonb_object_agg(n.chain_id, n.agents)
     into lines, sequences
     from named as n
@@ -1367,7 +1380,7 @@ begin
         array(
             select row(
                 tenant, b.trace_id, 'error', b.fingerprint, b.occurrences, 0, null, null, null,
-                null)::tracedb.learned_traces
+                null, null)::tracedb.learned_traces
             from by_trace as b
         ),
         (select jsonb_object_agg(d.fingerprint, to_jsonb(d)) from described as d)
@@ -1481,7 +1494,8 @@ begin
         tenant_id, trace_id, pattern_id, applied and arm is distinct from 'control', arm, explored,
         rank, score, score_parts,
         coalesce(expected_duration_ms, (
-            select (p.performance ->> 'p50_ms')::double precision::bigint
+            select case when jsonb_typeof(p.performance -> 'p50_ms') = 'number' then least(
+                greatest((p.performance -> 'p50_ms')::numeric, 0), 9223372036854775807)::bigint end
             from tracedb.success_patterns as p
             where p.tenant_id = log_pattern_use.tenant_id
                 and p.pattern_id = log_pattern_use.pattern_id
@@ -1758,7 +1772,9 @@ begin
             and (of_pattern is null or u.pattern_id = of_pattern)
     ),
     patterns as (
-        select u.pattern_id, p.agent_id, p.intent, bool_or(u.arm = 'control') as is_randomised
+        select
+            u.pattern_id, p.agent_id, p.intent, bool_or(u.arm = 'control') as is_randomised,
+            bool_or(u.arm = 'control' and u.success is not null) as has_outcomes
         from uses as u
         left join tracedb.success_patterns as p
             on p.tenant_id = tenant and p.pattern_id = u.pattern_id
@@ -1799,7 +1815,9 @@ begin
     ends as (
         select
             u.pattern_id, 'randomised' as comparison, u.arm = 'pattern' as has_pattern,
-            coalesce(u.success, s.success) as success
+            -- one measure for both: outcomes of one side and scores of the other differ anyway
+            case when p.has_outcomes then coalesce(u.success, s.success) else s.success end
+                as success
         from uses as u
         join patterns as p on p.pattern_id = u.pattern_id and p.is_randomised
         left join scored as s on s.trace_id = u.trace_id
@@ -1818,8 +1836,11 @@ begin
         from (
             select
                 u.trace_id, bool_or(u.arm = 'pattern') as has_pattern,
-                bool_and(u.success) as success
+                bool_and(u.success) filter (where p.has_outcomes) as success
             from uses as u
+            join patterns as p on p.pattern_id = u.pattern_id
+            -- what was held back from nobody would count with the pattern alone
+            where p.is_randomised or not exists (select from patterns as r where r.is_randomised)
             group by u.trace_id
         ) as t
         left join scored as s on s.trace_id = t.trace_id
@@ -1863,15 +1884,15 @@ end $$;
 
 comment on function tracedb.pattern_lift(uuid, timestamptz, timestamptz, integer, uuid) is
     'Whether a pattern helps: the success rate (0 to 1) of traces that had it less that of traces '
-    'that had not, with the 95 % interval of the difference (newcombe_interval). A row for each '
-    'pattern (of_pattern null: of all) used in traces of that time, and then one of all together '
-    '(pattern_id null), which only what was held back can be compared with. comparison says how: '
-    'randomised, where the log has a control arm: all for whom it was found, followed or not, '
-    'against those from whom it was held back, by the logged outcome, else by their score '
-    '(score_trace); observational, where it has none: traces that followed it against traces '
-    'without any pattern, of the same agent and intent (of the newest 10,000), all by their score. '
-    'That is no proof: the traces may differ in more than the pattern. With fewer than min_traces '
-    'on a side there is no difference, but a reason.';
+    'that had not, with the 95 % interval of the difference (newcombe_interval). A row of all '
+    'patterns that were ever held back together (pattern_id null), and one for each pattern '
+    '(of_pattern null: of all) used in traces of that time. comparison says how: randomised, where '
+    'the log has a control arm: all for whom it was found, followed or not, against those from '
+    'whom it was held back, all by their score (score_trace), or, where outcomes of both were '
+    'logged, by these and else the score; observational, where it has none: traces that followed '
+    'it against traces without any pattern, of the same agent and intent (of the newest 10,000), '
+    'all by their score. That is no proof: the traces may differ in more than the pattern. With '
+    'fewer than min_traces on a side there is no difference, but a reason.';
 
 create or replace function tracedb.policy_shares(policy jsonb, candidates jsonb)
 returns jsonb

@@ -81,7 +81,11 @@ create table if not exists tracedb.success_patterns (
         and use_successes >= 0 and use_failures >= 0
         and use_successes + use_failures <= use_count
     ),
-    constraint pattern_seen_in_order check (first_seen_at <= last_seen_at)
+    constraint pattern_seen_in_order check (first_seen_at <= last_seen_at),
+    constraint pattern_times_in_range check (
+        first_seen_at >= '1970-01-01 00:00:00+00' and first_seen_at < '2200-01-01 00:00:00+00'
+        and last_seen_at >= '1970-01-01 00:00:00+00' and last_seen_at < '2200-01-01 00:00:00+00'
+    )
 );
 
 -- The few that searches leave out.
@@ -148,5 +152,7 @@ comment on constraint pattern_counts_agree on tracedb.success_patterns is
     'nor the parts more than the whole';
 comment on constraint pattern_seen_in_order on tracedb.success_patterns is
     'last_seen_at: must not be before first_seen_at';
+comment on constraint pattern_times_in_range on tracedb.success_patterns is
+    'first_seen_at, last_seen_at: must lie between 1970 and 2200';
 
 reset role;

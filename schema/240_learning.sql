@@ -32,6 +32,7 @@ create table if not exists tracedb.learned_traces (
     duration_ms bigint,
     tokens      bigint,
     cost_usd    numeric,
+    has_prompt  boolean,
     constraint learned_traces_pkey primary key (tenant_id, trace_id, subject, learned_id),
     constraint learned_subject_known check (subject in ('pattern', 'chain', 'error')),
     constraint learned_counts_agree check (occurrences >= 1 and successes between 0 and occurrences)
@@ -55,6 +56,8 @@ comment on column tracedb.learned_traces.successes is
     '1 if the trace succeeded (score_trace).';
 comment on column tracedb.learned_traces.tokens is
     'Input and output tokens.';
+comment on column tracedb.learned_traces.has_prompt is
+    'Of a pattern: whether the trace had a prompt, which may expire before it does.';
 comment on constraint learned_subject_known on tracedb.learned_traces is
     'subject: must be pattern, chain or error';
 comment on constraint learned_counts_agree on tracedb.learned_traces is

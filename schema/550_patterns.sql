@@ -157,18 +157,18 @@ language sql immutable parallel safe
 set search_path = pg_catalog, pg_temp
 as $$
     select md5(jsonb_build_array(
-        lower(regexp_replace(btrim(prompt), '\s+', ' ', 'g')), intent, agent_id, route,
+        lower(btrim(regexp_replace(prompt, '\s+', ' ', 'g'))), intent, agent_id, route,
         (
             select jsonb_agg(
                 jsonb_build_array(h.hook -> 'hook_type', h.hook -> 'tool_name', h.hook -> 'script')
                 order by h.place)
-            from jsonb_array_elements(hook_sequence) with ordinality as h (hook, place)
+            from jsonb_path_query(hook_sequence, '$[*]') with ordinality as h (hook, place)
         ),
         (
             select jsonb_agg(
                 jsonb_build_array(c.call -> 'service', c.call -> 'method', c.call -> 'path')
                 order by c.place)
-            from jsonb_array_elements(endpoint_sequence) with ordinality as c (call, place)
+            from jsonb_path_query(endpoint_sequence, '$[*]') with ordinality as c (call, place)
         ),
         tool_sequence
     )::text)::uuid
@@ -315,8 +315,8 @@ begin
         tracedb.wilson_lower(e.successes, e.trials, settings.confidence_z),
         tracedb.wilson_upper(e.successes, e.trials, settings.confidence_z),
         -- without evidence nothing fades
-        coalesce(0.5 ^ (greatest(0, extract(epoch from as_of - c.last_evidence_at))
-            / (86400 * settings.half_life_days))::double precision, 1)
+        coalesce(0.5 ^ least(greatest(0, extract(epoch from as_of - c.last_evidence_at))
+            / (86400 * settings.half_life_days), 1000)::double precision, 1)
     from counts as c
     cross join lateral (
         select

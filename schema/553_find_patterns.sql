@@ -23,7 +23,7 @@ declare
     ];
 begin
     return array(
-        select w / nullif((select sum(v) from unnest(weights) as v), 0)
+        select coalesce(w / nullif((select sum(v) from unnest(weights) as v), 0), 0)
         from unnest(weights) with ordinality as u (w, place)
         order by place);
 end $$;
@@ -183,11 +183,13 @@ declare
     words text[] := '{}';
     rare text[] := '{}';
     weights double precision[];
+    most_without double precision;  -- score of a pattern without an embedding or a rare word
     how text := 'keyword';
     pool integer := greatest(50, 4 * k);
     cut integer := pool;
     near tracedb.near_pattern[] := '{}';
     named tracedb.near_pattern[] := '{}';
+    others uuid[];
     ids uuid[];
     scored tracedb.scored_pattern[];
     chance double precision;
@@ -210,10 +212,11 @@ begin
         from tracedb.embedding_to_search(embedding, find_patterns.model, tenant) as e;
     end if;
     if query is not null then
-        -- the longest of a very long text
+        -- the longest of a very long text, of which a tsvector holds no more than a megabyte
         words := array(
             select w
-            from unnest(tsvector_to_array(tracedb.pattern_document(query, null, '{}'))) as w
+            from unnest(tsvector_to_array(
+                tracedb.pattern_document(left(query, 100000), null, '{}'))) as w
             order by length(w) desc, w
             limit 64);
         rare := array(
@@ -227,6 +230,8 @@ begin
         end if;
     end if;
     weights := tracedb.pattern_weights(dimension is not null, words <> '{}', context, tenant);
+    most_without := 1 - weights[1] - weights[2] + weights[2] * coalesce(
+        1 - cardinality(rare) / nullif(cardinality(words), 0)::double precision, 0);
 
     loop
         if dimension is not null then
@@ -263,6 +268,8 @@ begin
                 union all
                 select n.pattern_id, 1.0 / (60 + n.place)
                 from unnest(named) with ordinality as n (pattern_id, likeness, place)
+                union all
+                select o, 0 from unnest(others) as o
             ) as f
             group by f.pattern_id
             order by sum(f.share) desc, f.pattern_id
@@ -271,19 +278,43 @@ begin
             select p::tracedb.scored_pattern
             from tracedb.scored_patterns(
                 ids, unit, model, tracedb.word_query(words), context, weights, as_of, tenant) as p
+            join unnest(ids) with ordinality as i (pattern_id, place)
+                on i.pattern_id = p.pattern_id
             where p.score >= least_score
-            order by p.score desc, p.pattern_id);
+            order by p.score desc, i.place);
         exit when cardinality(scored) >= k;
         -- Too few are good enough: look on while there are more, and one of them may be.
-        exit when cardinality(near) < pool and cardinality(named) < pool
-            and (cut is null or cardinality(ids) < cut);
-        exit when cut is null and least_score > 1 - weights[1] - weights[2]
+        if cardinality(near) < pool and cardinality(named) < pool
+            and (cut is null or cardinality(ids) < cut)
+        then
+            exit when others is not null or least_score > most_without + 1e-6;
+            others := array(
+                select n.pattern_id
+                from tracedb.patterns_with_words(words, words, pool, tenant) as n
+                where cardinality(rare) < cardinality(words)  -- slow, but there is nothing better
+                union
+                (
+                    -- what has none of the words, but the intent, or has no embedding yet
+                    select p.pattern_id
+                    from tracedb.success_patterns as p
+                    cross join lateral (
+                        select coalesce(
+                            lower(p.intent) = lower(find_patterns.context ->> 'intent'), false)
+                            as is_wanted
+                    ) as i
+                    where p.tenant_id = tenant and p.retired_at is null
+                        and p.pattern_id <> all (ids) and (dimension is not null or i.is_wanted)
+                    order by i.is_wanted desc, p.pattern_id desc
+                    limit pool
+                ));
+            continue;
+        end if;
+        exit when cut is null and least_score > greatest(most_without,
+            1 - weights[1] - weights[2]
+            + weights[2] * case when cardinality(named) = pool then named[pool].likeness else 0 end)
             + weights[1] * case
                 when cardinality(near) = pool then greatest(0, near[pool].likeness) else 0
-            end
-            + weights[2] * greatest(
-                case when cardinality(named) = pool then named[pool].likeness else 0 end,
-                1 - cardinality(rare) / nullif(cardinality(words), 0)::double precision);
+            end;
         if cut is null then
             pool := pool * 8;
         end if;
@@ -329,9 +360,11 @@ comment on function tracedb.find_patterns(
     'bound of success, decayed with age: pattern_history); what the search says nothing of does '
     'not count. explanation has the parts, their weights, the evidence and the places. Those below '
     'min_score (default: the tenant''s setting) are left out, never fewer than k while k others '
-    'are there. model says whose embeddings are searched (needed where there are several). In a '
-    'share of the searches (explore_share; the same seed decides the same) the last place goes to '
-    'the best untried pattern: explored. mode tells how embeddings were searched: exact (each '
-    'one), hnsw (the tenant''s own index, ensure_pattern_indexes), or keyword (not at all).';
+    'fit: where candidates are too few, others of the intent are taken as well, and what has no '
+    'embedding of the model yet. model says whose embeddings are searched (needed where there are '
+    'several). In a share of the searches (explore_share; the same seed decides the same) the last '
+    'place goes to the best untried pattern: explored. mode tells how embeddings were searched: '
+    'exact (each one), hnsw (the tenant''s own index, ensure_pattern_indexes), or keyword (not at '
+    'all).';
 
 reset role;

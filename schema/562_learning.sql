@@ -129,23 +129,23 @@ declare
     ids constant uuid[] := array(select distinct i from unnest(trace_ids) as i order by i);
     first_id constant uuid := ids[1];
     last_id constant uuid := ids[cardinality(ids)];
+    -- A trace that retention has dropped has been learned all the same.
+    present constant uuid[] := array(
+        select t.trace_id
+        from tracedb.execution_traces as t
+        where t.tenant_id = tenant and t.trace_id = any(ids)
+            and t.trace_id between first_id and last_id
+        order by t.trace_id
+    );
     taken tracedb.learned_traces[];
     given tracedb.learned_traces[];
 begin
     with gone as (
         delete from tracedb.learned_traces as l
-        where l.tenant_id = tenant and l.trace_id = any(ids)
+        where l.tenant_id = tenant and l.trace_id = any(present)
             and l.trace_id between first_id and last_id and l.subject = topic
-            and not exists (
-                select from unnest(lines) as n
-                where n.trace_id = l.trace_id and n.learned_id = l.learned_id
-                    and n is not distinct from l
-            )
-            -- A trace that retention has dropped has been learned all the same.
-            and exists (
-                select from tracedb.execution_traces as t
-                where t.tenant_id = tenant and t.trace_id = l.trace_id
-            )
+            -- looked up in a hash, however many lines there are
+            and l not in (select n from unnest(lines) as n)
         returning l
     )
     select array_agg(g.l) into taken from gone as g;

@@ -23,13 +23,15 @@ begin
             score                  double precision,
             duration_ms            bigint,
             tokens                 bigint,
-            cost_usd               numeric
+            cost_usd               numeric,
+            has_prompt             boolean
         );
     end if;
 end $$;
 
 comment on type tracedb.trace_pattern is
-    'What a trace would be as a pattern (columns as in success_patterns), and what it took.';
+    'What a trace would be as a pattern (columns as in success_patterns), and what it took; '
+    'has_prompt is false where its name or intent stands for the prompt.';
 
 create or replace function tracedb.patterns_of_traces(
     trace_ids uuid[], tenant_id uuid default tracedb.current_tenant_id()
@@ -171,7 +173,8 @@ begin
             tracedb.bounded_tokens(
                 coalesce(t.input_tokens, u.input_tokens)
                 + coalesce(t.output_tokens, u.output_tokens)) as tokens,
-            coalesce(t.cost_usd, u.cost_usd) as cost_usd
+            coalesce(t.cost_usd, u.cost_usd) as cost_usd,
+            coalesce(p.content, '') <> '' as has_prompt
         from headers as t
         left join prompts as p using (trace_id)
         left join tools as o using (trace_id)
@@ -189,7 +192,7 @@ begin
         j.prompt, j.label, j.agent_id, j.route,
         tracedb.prompt_keywords(j.prompt, array_prepend(j.label, j.tags)), j.routing,
         j.hook_sequence, j.endpoint_sequence, j.tool_sequence, j.intelligence_functions, j.context,
-        s.score, j.duration_ms, j.tokens, j.cost_usd
+        s.score, j.duration_ms, j.tokens, j.cost_usd, j.has_prompt
     from joined as j
     join tracedb.score_traces(ids, tenant) as s using (trace_id)
     where j.prompt <> '' and s.score is not null;
@@ -243,8 +246,10 @@ begin
             else n.performance
         end,
         success_score = coalesce(n.score, p.success_score),
-        trace_count = p.trace_count + c.traces,
-        success_count = p.success_count + c.successes,
+        -- less was saved by hand, perhaps, than is taken back
+        trace_count = greatest(0, p.trace_count + c.traces),
+        success_count = least(
+            greatest(0, p.trace_count + c.traces), greatest(0, p.success_count + c.successes)),
         first_seen_at = case
             when c.first_taken <= p.first_seen_at then n.first_seen_at
             else least(p.first_seen_at, n.first_seen_at)
@@ -294,7 +299,7 @@ begin
     delete from tracedb.success_patterns as p
     using unnest(changes) as c
     where p.tenant_id = tenant and p.signature = c.learned_id and p.success_count = 0
-        and p.use_count = 0 and p.metadata @> '{"learned": true}'
+        and p.use_count = 0 and p.metadata @> '{"learned": true}' and p.retired_at is null
         and not exists (
             select from tracedb.pattern_usage_log as u
             where u.tenant_id = tenant and u.pattern_id = p.pattern_id
@@ -338,9 +343,14 @@ begin
         select c
         from tracedb.note_learned('pattern', ids, array(
             select row(
-                tenant, f.trace_id, 'pattern', f.signature, 1, (f.score >= threshold)::integer,
-                f.score, f.duration_ms, f.tokens, f.cost_usd)::tracedb.learned_traces
+                tenant, f.trace_id, 'pattern', coalesce(k.learned_id, f.signature), 1,
+                (f.score >= threshold)::integer, f.score, f.duration_ms, f.tokens, f.cost_usd,
+                f.has_prompt or k.has_prompt is true)::tracedb.learned_traces
             from unnest(shapes) as f
+            -- A trace whose prompt has expired since stays with the pattern it has.
+            left join tracedb.learned_traces as k
+                on k.tenant_id = tenant and k.trace_id = f.trace_id and k.subject = 'pattern'
+                and k.has_prompt and not f.has_prompt
         ), tenant) as c
     );
     perform tracedb.update_patterns(changes, shapes, tenant);

@@ -96,7 +96,7 @@ begin
         array_agg(
             row(
                 tenant, n.root_id, 'chain', n.chain_id, 1, (s.score >= threshold)::integer,
-                s.score, t.duration_ms, m.tokens, m.cost_usd)::tracedb.learned_traces),
+                s.score, t.duration_ms, m.tokens, m.cost_usd, null)::tracedb.learned_traces),
         jsonb_object_agg(n.chain_id, n.agents)
     into lines, sequences
     from named as n

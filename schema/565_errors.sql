@@ -106,7 +106,7 @@ begin
         array(
             select row(
                 tenant, b.trace_id, 'error', b.fingerprint, b.occurrences, 0, null, null, null,
-                null)::tracedb.learned_traces
+                null, null)::tracedb.learned_traces
             from by_trace as b
         ),
         (select jsonb_object_agg(d.fingerprint, to_jsonb(d)) from described as d)

@@ -33,7 +33,8 @@ begin
         tenant_id, trace_id, pattern_id, applied and arm is distinct from 'control', arm, explored,
         rank, score, score_parts,
         coalesce(expected_duration_ms, (
-            select (p.performance ->> 'p50_ms')::double precision::bigint
+            select case when jsonb_typeof(p.performance -> 'p50_ms') = 'number' then least(
+                greatest((p.performance -> 'p50_ms')::numeric, 0), 9223372036854775807)::bigint end
             from tracedb.success_patterns as p
             where p.tenant_id = log_pattern_use.tenant_id
                 and p.pattern_id = log_pattern_use.pattern_id

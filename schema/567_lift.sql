@@ -120,7 +120,9 @@ begin
             and (of_pattern is null or u.pattern_id = of_pattern)
     ),
     patterns as (
-        select u.pattern_id, p.agent_id, p.intent, bool_or(u.arm = 'control') as is_randomised
+        select
+            u.pattern_id, p.agent_id, p.intent, bool_or(u.arm = 'control') as is_randomised,
+            bool_or(u.arm = 'control' and u.success is not null) as has_outcomes
         from uses as u
         left join tracedb.success_patterns as p
             on p.tenant_id = tenant and p.pattern_id = u.pattern_id
@@ -161,7 +163,9 @@ begin
     ends as (
         select
             u.pattern_id, 'randomised' as comparison, u.arm = 'pattern' as has_pattern,
-            coalesce(u.success, s.success) as success
+            -- one measure for both: outcomes of one side and scores of the other differ anyway
+            case when p.has_outcomes then coalesce(u.success, s.success) else s.success end
+                as success
         from uses as u
         join patterns as p on p.pattern_id = u.pattern_id and p.is_randomised
         left join scored as s on s.trace_id = u.trace_id
@@ -180,8 +184,11 @@ begin
         from (
             select
                 u.trace_id, bool_or(u.arm = 'pattern') as has_pattern,
-                bool_and(u.success) as success
+                bool_and(u.success) filter (where p.has_outcomes) as success
             from uses as u
+            join patterns as p on p.pattern_id = u.pattern_id
+            -- what was held back from nobody would count with the pattern alone
+            where p.is_randomised or not exists (select from patterns as r where r.is_randomised)
             group by u.trace_id
         ) as t
         left join scored as s on s.trace_id = t.trace_id
@@ -225,14 +232,14 @@ end $$;
 
 comment on function tracedb.pattern_lift(uuid, timestamptz, timestamptz, integer, uuid) is
     'Whether a pattern helps: the success rate (0 to 1) of traces that had it less that of traces '
-    'that had not, with the 95 % interval of the difference (newcombe_interval). A row for each '
-    'pattern (of_pattern null: of all) used in traces of that time, and then one of all together '
-    '(pattern_id null), which only what was held back can be compared with. comparison says how: '
-    'randomised, where the log has a control arm: all for whom it was found, followed or not, '
-    'against those from whom it was held back, by the logged outcome, else by their score '
-    '(score_trace); observational, where it has none: traces that followed it against traces '
-    'without any pattern, of the same agent and intent (of the newest 10,000), all by their score. '
-    'That is no proof: the traces may differ in more than the pattern. With fewer than min_traces '
-    'on a side there is no difference, but a reason.';
+    'that had not, with the 95 % interval of the difference (newcombe_interval). A row of all '
+    'patterns that were ever held back together (pattern_id null), and one for each pattern '
+    '(of_pattern null: of all) used in traces of that time. comparison says how: randomised, where '
+    'the log has a control arm: all for whom it was found, followed or not, against those from '
+    'whom it was held back, all by their score (score_trace), or, where outcomes of both were '
+    'logged, by these and else the score; observational, where it has none: traces that followed '
+    'it against traces without any pattern, of the same agent and intent (of the newest 10,000), '
+    'all by their score. That is no proof: the traces may differ in more than the pattern. With '
+    'fewer than min_traces on a side there is no difference, but a reason.';
 
 reset role;

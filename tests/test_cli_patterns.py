@@ -73,9 +73,15 @@ def test_patterns_are_listed_and_shown(cli: Cli, patterns: list[UUID]) -> None:
 def test_settings_are_shown_and_changed(cli: Cli) -> None:
     assert "half_life_days = 90" in cli("settings")
     assert cli("settings", "min_score=0.4", "explore_share=0", "--json")["min_score"] == 0.4
-    assert "min_score: must be a number" in cli("settings", "min_score=high", code=1)
+    for value in ("high", "NaN", "null"):
+        assert "min_score: must be a number" in cli("settings", f"min_score={value}", code=1)
     assert "wrong: no such field" in cli("settings", "wrong=1", code=1)
     assert "must be NAME=VALUE" in cli("settings", "min_score", code=1)
+
+
+def test_a_number_that_is_too_large_is_no_lack_of_a_schema(cli: Cli) -> None:
+    for option in ("-k", "--seed"):
+        assert "out of range" in cli("find", "x", option, "9" * 30, code=1)
 
 
 def test_indexes_and_models(cli: Cli, database: str, patterns: list[UUID]) -> None:

@@ -469,6 +469,53 @@ def test_what_was_learned_outlives_the_traces(conn: Connection) -> None:
     assert patterns(conn, tenant)[0]["trace_count"] == 3
 
 
+def test_learning_goes_on_over_what_was_saved_by_hand(conn: Connection) -> None:
+    """Which may say that there were fewer traces than are taken back now."""
+    tenant = uuid4()
+    ingest(conn, tenant, asked("1", "Do it") + asked("2", "Do it"))
+    learn(conn, tenant)
+    saved = json.dumps({"prompt": "Do it", "keywords": ["k"], "trace_count": 1})
+    conn.execute("select tracedb.save_pattern(%s, %s)", [saved, tenant])
+    ingest(conn, tenant, asked("1", "Do it", "error") + asked("2", "Do that"))
+    learn(conn, tenant)
+    ingest(conn, tenant, asked("3", "Do it"))
+    learn(conn, tenant)
+    found = {p["prompt"]: (p["trace_count"], p["success_count"]) for p in patterns(conn, tenant)}
+    assert found == {"Do it": (1, 1), "Do that": (1, 1)}
+
+
+def test_what_was_retired_by_hand_is_not_learned_as_new(conn: Connection) -> None:
+    tenant = uuid4()
+    ingest(conn, tenant, asked("1", "Do it"))
+    learn(conn, tenant)
+    (before,) = patterns(conn, tenant)
+    conn.execute("select tracedb.retire_pattern(%s, 'wrong', %s)", [before["pattern_id"], tenant])
+    for key, status in (("1", "error"), ("2", "ok")):
+        ingest(conn, tenant, asked(key, "Do it", status))
+        learn(conn, tenant)
+    (found,) = patterns(conn, tenant)
+    assert found["retired_reason"] == "wrong"
+    assert (found["trace_count"], found["success_count"]) == (2, 1)
+
+
+def test_a_pattern_keeps_the_traces_whose_prompts_have_expired(conn: Connection) -> None:
+    """Retention may remove texts before the traces, which are written again or looked at again."""
+    tenant = uuid4()
+    ingest(conn, tenant, asked("1", "Do it", name="chat") + asked("2", "Do it", name="chat"))
+    learn(conn, tenant)
+    (before,) = patterns(conn, tenant)
+    conn.execute("delete from tracedb.trace_payloads where tenant_id = %s", [tenant])
+    ingest(conn, tenant, [trace(trace_id=trace_id("1"), context={"user_confirmed": False})])
+    conn.execute(
+        "select tracedb.set_pattern_settings(%s, %s)", ['{"success_threshold": 0.98}', tenant]
+    )
+    for since in (None, NOON - timedelta(days=1)):
+        conn.execute("select tracedb.extract_patterns(%s, tenant_id => %s)", [since, tenant])
+    (found,) = patterns(conn, tenant)
+    assert found["pattern_id"] == before["pattern_id"]
+    assert (found["prompt"], found["trace_count"], found["success_count"]) == ("Do it", 2, 1)
+
+
 def test_no_change_is_passed_over_whatever_the_order_of_ids(conn: Connection) -> None:
     tenant = uuid4()
     for seconds in (5, 3, 4, 1, 2):

@@ -241,15 +241,16 @@ def run(key: str, status: str, agent: str = "helpdesk") -> dict[str, Any]:
 
 
 def test_where_patterns_were_held_back_the_arms_are_compared(conn: Connection) -> None:
-    """Everybody for whom it was found counts, followed or not; scores stand in for outcomes."""
+    """Everybody for whom it was found counts, followed or not; both sides by the same measure."""
     tenant = uuid4()
     id = pattern(conn, tenant, agent_id="helpdesk")
     for n in range(20):
         use(conn, tenant, trace_id(f"w{n}"), id, applied=n % 2 == 0)
-        end(conn, tenant, trace_id(f"w{n}"), id, n < 16)
         use(conn, tenant, trace_id(f"wo{n}"), id, arm="control")
-        status = "ok" if n < 8 else "error"
-        ingest(conn, tenant, [run(f"wo{n}", status)])
+        # what is said of one side only is not compared with the scores of the other
+        end(conn, tenant, trace_id(f"w{n}"), id, n < 2)
+        traces = [run(f"w{n}", "ok" if n < 16 else "error")]
+        ingest(conn, tenant, [*traces, run(f"wo{n}", "ok" if n < 8 else "error")])
     overall, own = lift(conn, tenant)
     assert own["pattern_id"] == str(id)
     for found in (overall, own):
@@ -264,6 +265,48 @@ def test_where_patterns_were_held_back_the_arms_are_compared(conn: Connection) -
     refused = lift(conn, tenant, 21)[1]
     assert (refused["difference"], refused["difference_low"]) == (None, None)
     assert refused["reason"] == "20 traces with the pattern, 21 are needed"
+
+    for n in range(20):  # said of both, it goes before the score
+        end(conn, tenant, trace_id(f"wo{n}"), id, n < 12)
+    for found in lift(conn, tenant):
+        assert (found["with_successes"], found["without_successes"]) == (2, 12)
+
+
+def test_all_together_leaves_out_what_was_held_back_from_nobody(conn: Connection) -> None:
+    """It would count with the patterns only, however well its requests go anyway."""
+    tenant = uuid4()
+    held, never = (pattern(conn, tenant, prompt) for prompt in ("held back", "never"))
+    for n in range(4):
+        for key, id, arm, success in (
+            ("w", held, "pattern", n < 2),
+            ("wo", held, "control", n < 2),
+            ("n", never, "pattern", True),
+        ):
+            use(conn, tenant, trace_id(f"{key}{n}"), id, arm=arm)
+            end(conn, tenant, trace_id(f"{key}{n}"), id, success)
+    overall = lift(conn, tenant, 4)[0]
+    assert (overall["pattern_id"], overall["comparison"]) == (None, "randomised")
+    assert (overall["with_traces"], overall["without_traces"]) == (4, 4)
+    assert overall["difference"] == 0
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"), [('"fast"', None), ("-5", 0), ("1e300", 2**63 - 1), ("41.5", 42)]
+)
+def test_any_time_that_a_pattern_names_can_be_logged(
+    conn: Connection, told: str, expected: int | None
+) -> None:
+    tenant = uuid4()
+    id = pattern(conn, tenant, performance={"p50_ms": json.loads(told)})
+    use(conn, tenant, trace_id(), id)
+    assert (
+        value(
+            conn,
+            "select expected_duration_ms from tracedb.pattern_usage_log where tenant_id = %s",
+            tenant,
+        )
+        == expected
+    )
 
 
 def test_without_a_control_arm_the_comparison_says_that_it_only_observed(
@@ -390,7 +433,9 @@ def test_what_cron_and_people_run(
         "routing", "evaluate", "helpdesk=1", "--tenant", "acme", "--since", "2026-01-01", code=3
     )
     assert value_["reason"] == "1 of 1 decisions have no selection_probability"
-    tracedb_("routing", "evaluate", "best", "--tenant", "acme", code=1)
+    for policy in ("best", "helpdesk=nan"):
+        refused = tracedb_("routing", "evaluate", policy, "--tenant", "acme", code=1)
+        assert refused["error"]["message"].startswith("policy: neither greedy")
 
     with psycopg.connect(database) as busy:  # holds the tenant's lock
         busy.execute("select from tracedb.extract_patterns(tenant_id => %s)", [tenant])

@@ -126,6 +126,15 @@ def test_the_same_pattern_saved_again_keeps_its_id_and_takes_the_new_figures(
     ).fetchone() == (3, None)
 
 
+def test_white_space_makes_no_other_pattern_and_no_array_is_named(conn: Connection) -> None:
+    assert save(conn, "cancel  it") == save(conn, "\n\tCancel it ")
+    wrong: dict[str, Any]
+    for wrong in {"hook_sequence": {"hook_type": "h"}}, {"endpoint_sequence": {}}:
+        with pytest.raises(psycopg.errors.CheckViolation) as refused, conn.transaction():
+            save(conn, "x", **wrong)
+        assert refused.value.diag.constraint_name == "pattern_sequences_are_arrays"
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
@@ -205,6 +214,20 @@ def test_history_counts_uses_that_are_not_folded_yet_and_fades(conn: Connection)
     )
 
     assert conn.execute(history, [pattern, NOW, A]).fetchone() == (3, 1, 1, 2.5, 4, 1)
+
+
+def test_no_age_is_too_old_to_fade(conn: Connection) -> None:
+    """One old pattern stopped every search of its tenant."""
+    configure(conn, half_life_days=0.01)
+    save(conn, "x", trace_count=1, success_count=1, last_seen_at="1970-01-01 00:00:00+00")
+
+    (found,) = find(conn, query="x")
+
+    assert found["explanation"]["history"] == pytest.approx(0)
+    for time in ("1969-12-31", "infinity"):
+        with pytest.raises(psycopg.errors.CheckViolation) as refused, conn.transaction():
+            save(conn, "y", last_seen_at=time)
+        assert refused.value.diag.constraint_name == "pattern_times_in_range"
 
 
 # finding
@@ -354,6 +377,50 @@ def test_never_fewer_than_k_though_others_are_nearer(conn: Connection, mode: str
     least = sorted((row["score"] for row in scores), reverse=True)[2]
     best = {row["pattern_id"] for row in scores if row["score"] >= least}
     assert {row["pattern_id"] for row in find(conn, [1, 0], k=3, min_score=least)} == best
+
+
+def test_a_rare_word_does_not_hide_what_has_the_common_ones(conn: Connection) -> None:
+    conn.execute(
+        "insert into tracedb.success_patterns (tenant_id, signature, prompt)"
+        " select %s, gen_random_uuid(), 'cancel number ' || n from generate_series(1, 501) as n",
+        [A],
+    )
+    rare = save(conn, "zebra")
+    configure(conn, word_search_limit=100)
+    assert ("built", "words") in build_indexes(conn)
+
+    found = find(conn, query="cancel zebra", min_score=0.1)
+
+    assert found[0]["pattern_id"] == rare
+    assert [row["prompt"].startswith("cancel") for row in found] == [False] + [True] * 4
+
+
+def test_the_intent_alone_is_found_too(conn: Connection) -> None:
+    for prompt, intent in (("a refund", "refund"), ("money back", "Refund"), ("a seat", "book")):
+        save(conn, prompt, intent=intent)
+
+    found = find(conn, query="ticket", context={"intent": "refund"}, min_score=0.1)
+
+    assert {row["prompt"] for row in found} == {"a refund", "money back"}
+    assert find(conn, query="ticket") == []
+
+
+def test_weights_that_nothing_asked_has_hide_nothing(conn: Connection) -> None:
+    """Nor does a text longer than a tsvector holds."""
+    configure(
+        conn,
+        semantic_weight=1,
+        keyword_weight=0,
+        intent_weight=0,
+        context_weight=0,
+        history_weight=0,
+    )
+    pattern = save(conn, "cancel the flight")
+
+    for query in ("cancel", "cancel " + " ".join(f"w{n:x}" for n in range(200_000))):
+        (found,) = find(conn, query=query)
+        assert (found["pattern_id"], found["score"]) == (pattern, 0)
+        assert set(found["explanation"]["weights"].values()) == {0}
 
 
 def test_nobody_without_a_tenant_finds_words(conn: Connection) -> None:
@@ -536,9 +603,14 @@ def test_searches_by_the_old_model_stay_whole_while_a_new_one_is_built(shared: s
         old, new = Counting("old", 16), Counting("new", 32)
         embed_patterns(tenant, old)
 
-        def found(embedder: Counting) -> int:
+        def found(embedder: Counting) -> tuple[int, int]:
             (embedding,) = embedder.embed(["pattern"])
-            return len(tenant.find_patterns(embedding, model=embedder.model, k=10, seed=1))
+            patterns = tenant.find_patterns(embedding, model=embedder.model, k=10, seed=1)
+            places = [pattern.explanation["semantic_place"] for pattern in patterns]
+            by_meaning = [place for place in places if place is not None]
+            assert sorted(by_meaning) == list(range(1, len(by_meaning) + 1))
+            assert places[len(by_meaning) :] == [None] * (len(places) - len(by_meaning))
+            return len(patterns), len(by_meaning)
 
         class Broken(Counting):
             def embed(self, texts: Sequence[str]) -> list[Vector]:
@@ -550,12 +622,13 @@ def test_searches_by_the_old_model_stay_whole_while_a_new_one_is_built(shared: s
             embed_patterns(tenant, Broken("new", 32), batch=4)
         coverage = {m.model: (m.embedded_count, m.missing_count) for m in tenant.pattern_models()}
         assert coverage == {"old": (10, 0), "new": (4, 6)}
-        assert (found(old), found(new)) == (10, 4)
+        # those that have no embedding by the new one yet come last
+        assert (found(old), found(new)) == ((10, 10), (10, 4))
         assert embed_patterns(tenant, new, batch=4) == 6  # goes on where it was broken off
-        assert (found(old), found(new)) == (10, 10)
+        assert (found(old), found(new)) == ((10, 10), (10, 10))
         while tenant.drop_embedding_model("old", 4):
             pass
-        assert (found(old), found(new)) == (0, 10)
+        assert (found(old), found(new)) == ((0, 0), (10, 10))
 
 
 def test_a_changed_text_is_embedded_again(shared: str) -> None:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict
+from math import isfinite
 from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -377,7 +378,7 @@ def _policy(words: list[str]) -> Any:
             policy[agent] = float(probability)
         except ValueError:
             agent = ""
-        if not agent:
+        if not (agent and isfinite(policy[agent])):
             raise InvalidInput.of("policy", f"neither greedy nor AGENT=PROBABILITY: {word}")
     return policy
 

@@ -8,6 +8,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -254,7 +255,9 @@ def _settings(args: argparse.Namespace) -> int:
     for name, value in map(_pair, args.changes):
         try:
             changes[name] = json.loads(value)
-        except ValueError as error:
+            if not isfinite(changes[name]):
+                raise ValueError
+        except (TypeError, ValueError, OverflowError) as error:
             raise InvalidInput.of(name, f"must be a number, not {value!r}") from error
     with one_tenant(args) as tenant:
         settings = tenant.set_pattern_settings(changes) if changes else tenant.pattern_settings()

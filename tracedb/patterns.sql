@@ -24,8 +24,8 @@ select
     rank, pattern_id, score, prompt, intent, agent_id, route, tool_sequence, confidence, explored,
     mode, explanation
 from tracedb.find_patterns(
-    %(embedding)s::real[], %(query)s, %(context)s::jsonb, %(k)s, %(min_score)s, %(model)s, %(seed)s,
-    coalesce(%(as_of)s, now()), %(tenant_id)s)
+    %(embedding)s::real[], %(query)s, %(context)s::jsonb, %(k)s::integer, %(min_score)s, %(model)s,
+    %(seed)s::bigint, coalesce(%(as_of)s, now()), %(tenant_id)s)
 order by rank;
 
 -- name: replay_plan
