@@ -109,4 +109,9 @@ begin
     ), '{}');
 end $$;
 
+comment on constraint tenant_external_id_fits on tracedb.tenants is null;
+comment on constraint tenant_name_fits on tracedb.tenants is null;
+comment on constraint partition_width_known on tracedb.partition_policies is null;
+comment on constraint partition_ahead_bounded on tracedb.partition_policies is null;
+
 reset role;

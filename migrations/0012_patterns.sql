@@ -2147,6 +2147,15 @@ grant execute on function
     tracedb.wanted_pattern_indexes()
 to tracedb_maintainer;
 
+comment on constraint tenant_external_id_fits on tracedb.tenants is
+    'external_id: from 1 to 1024 bytes';
+comment on constraint tenant_name_fits on tracedb.tenants is
+    'name: from 1 to 1024 bytes';
+comment on constraint partition_width_known on tracedb.partition_policies is
+    'width: must be day, week or month';
+comment on constraint partition_ahead_bounded on tracedb.partition_policies is
+    'ahead_periods: must be from 1 to 400';
+
 reset role;
 
 select tracedb.ensure_partitions();

@@ -19,6 +19,10 @@ comment on table tracedb.tenants is
     'A tenant. Event tables do not refer to it, so a tenant may write before it is registered.';
 comment on column tracedb.tenants.external_id is
     'The caller''s own id of the tenant, such as "org_2abc"; ensure_tenant maps it.';
+comment on constraint tenant_external_id_fits on tracedb.tenants is
+    'external_id: from 1 to 1024 bytes';
+comment on constraint tenant_name_fits on tracedb.tenants is
+    'name: from 1 to 1024 bytes';
 
 create or replace function tracedb.ensure_tenant(external_id text, name text default null)
 returns uuid

@@ -16,6 +16,10 @@ comment on table tracedb.partition_policies is
     'How wide the partitions of a family of tables are (day, week or month, in UTC) and how many '
     'periods ahead they are made. One row serves a whole family, so that a trace and all its parts '
     'lie in partitions of the same bounds. A new width applies to periods not yet covered.';
+comment on constraint partition_width_known on tracedb.partition_policies is
+    'width: must be day, week or month';
+comment on constraint partition_ahead_bounded on tracedb.partition_policies is
+    'ahead_periods: must be from 1 to 400';
 
 insert into tracedb.partition_policies (family, parents)
 values ('traces', array[

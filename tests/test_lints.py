@@ -13,6 +13,7 @@ import pytest
 
 from clones import clone
 from servers import Server
+from tracedb import resources
 
 pytestmark = pytest.mark.lint
 
@@ -275,6 +276,19 @@ def test_a_column_computed_when_read_is_found(
 
 def test_every_lint_has_a_planted_fault() -> None:
     assert set(LINTS) == {fault[0] for fault in FAULTS} | {"virtual_column"}
+
+
+def test_the_rules_read_from_the_files_are_those_of_the_database(
+    conn: psycopg.Connection[Any],
+) -> None:
+    rows = conn.execute(
+        """
+        select distinct conname::text, obj_description(oid, 'pg_constraint')
+        from pg_constraint
+        where connamespace = 'tracedb'::regnamespace and contype = 'c' and coninhcount = 0
+        """
+    ).fetchall()
+    assert resources.rules() == dict(rows)
 
 
 def test_record_types_have_the_columns_of_their_tables(conn: psycopg.Connection[Any]) -> None:

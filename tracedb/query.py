@@ -163,8 +163,13 @@ def typed_errors() -> Iterator[None]:
 
 
 def typed(error: psycopg.Error) -> TracedbError:
-    """The error of our tree for one of the database: its message and hint, without row values."""
+    """The error of our tree for one of the database: its message and hint, without row values.
+
+    Of a violated constraint the message is what the schema says of it: the field and the rule.
+    """
     text = error.diag.message_primary or str(error)
+    if isinstance(error, psycopg.errors.CheckViolation):
+        text = resources.rules().get(error.diag.constraint_name or "", text)
     if error.diag.message_hint:
         text = f"{text}. {error.diag.message_hint}"
     kind = error_class(error)

@@ -37,3 +37,17 @@ def statements(file: str) -> dict[str, str]:
     """The named statements of a .sql file of this package; `-- name: x` begins each."""
     parts = re.split(r"^-- name: (\w+)\n", text(file), flags=re.MULTILINE)
     return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+@cache
+def rules() -> dict[str, str]:
+    """What schema/ says of each check constraint, by name: the field and the rule."""
+    found = re.findall(
+        r"^comment on constraint (\w+) on tracedb\.\w+ is((?:\s+'(?:[^']|'')*')+);",
+        "".join(path.read_text(encoding="utf-8") for path in schema_files()),
+        re.MULTILINE,
+    )
+    return {
+        name: "".join(re.findall(r"'((?:[^']|'')*)'", said)).replace("''", "'")
+        for name, said in found
+    }

@@ -1,5 +1,5 @@
--- constraint_without_reason.sql: a check on a table that ingest writes has a comment
--- "field, field: rule" naming columns of the table; it is what the caller gets to read.
+-- constraint_without_reason.sql: a check has a comment "field, field: rule" naming columns of its
+-- table; it is what the caller gets to read.
 
 select
     format('%s on %s', k.conname, k.conrelid::regclass) as object,
@@ -8,10 +8,9 @@ from pg_catalog.pg_constraint as k
 join pg_catalog.pg_class as c on c.oid = k.conrelid
 cross join lateral (select obj_description(k.oid, 'pg_constraint') as comment) as o
 where k.connamespace = 'tracedb'::regnamespace and k.contype = 'c' and not c.relispartition
-    and (c.relkind = 'p' or c.relname = 'trace_ids')
     and (
         o.comment is null
-        or o.comment !~ '^[a-z_]+(, [a-z_]+)*: .'
+        or o.comment !~ '^[a-z0-9_]+(, [a-z0-9_]+)*: .'
         or exists (
             select from regexp_split_to_table(split_part(o.comment, ':', 1), ', ') as f(field)
             where not exists (
