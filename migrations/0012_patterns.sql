@@ -1063,6 +1063,14 @@ begin
         raise exception using errcode = 'TD002', message =
             'embeddings, prompt_hashes: must be as many as pattern_ids, and all of one dimension';
     end if;
+    if not exists (
+        select from tracedb.pattern_embeddings as e
+        where e.tenant_id = put_embeddings.tenant_id and e.model = put_embeddings.model
+    ) then
+        -- One is the first of a model, and the others see its dimension.
+        perform pg_advisory_xact_lock(
+            hashtextextended(format('tracedb.model/%s/%s', put_embeddings.tenant_id, model), 0));
+    end if;
     select e.dimension into kept
     from tracedb.pattern_embeddings as e
     where e.tenant_id = put_embeddings.tenant_id and e.model = put_embeddings.model

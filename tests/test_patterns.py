@@ -467,6 +467,19 @@ def test_a_new_size_of_a_model_needs_a_new_name(conn: Connection) -> None:
     assert said == 'embeddings: must have 2 dimensions, as those of model "m" have'
 
 
+def test_one_writer_is_the_first_of_a_model(database: str) -> None:
+    with psycopg.connect(database) as one, psycopg.connect(database) as two:
+        first, second = save(one, "cancel a flight"), save(one, "book a hotel")
+        one.commit()
+        put(one, {first: [1, 0]})
+        with pytest.raises(psycopg.errors.LockNotAvailable), two.transaction():
+            two.execute("set local lock_timeout = '10ms'")
+            put(two, {second: [1, 0, 0]})
+        one.commit()
+        with pytest.raises(psycopg.Error, match="embeddings: must have 2 dimensions"):
+            put(two, {second: [1, 0, 0]})
+
+
 @pytest.mark.parametrize(
     ("embedding", "message"),
     [
