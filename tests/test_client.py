@@ -146,9 +146,9 @@ def test_an_error_of_the_database_is_one_of_ours_and_the_connection_stays_good(
 
 def test_a_violated_rule_is_said_as_the_schema_says_it(database: str, tenant: UUID) -> None:
     with tracedb.connect(database) as db:
-        with pytest.raises(tracedb.errors.InvalidInput, match="^success_score: must be from 0 to"):
+        with pytest.raises(tracedb.errors.InvalidInput, match=r"^success_score: must be from 0 to"):
             db.tenant(tenant).save_pattern({"prompt": "cancel it", "success_score": 7})
-        with pytest.raises(tracedb.errors.InvalidInput, match="^name: required$"):
+        with pytest.raises(tracedb.errors.InvalidInput, match=r"^name: required$"):
             db.tenant(tenant).set_budget("", "day", hard_limit_usd=Decimal(1))
 
 

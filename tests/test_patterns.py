@@ -472,9 +472,10 @@ def test_one_writer_is_the_first_of_a_model(database: str) -> None:
         first, second = save(one, "cancel a flight"), save(one, "book a hotel")
         one.commit()
         put(one, {first: [1, 0]})
-        with pytest.raises(psycopg.errors.LockNotAvailable), two.transaction():
-            two.execute("set local lock_timeout = '10ms'")
+        two.execute("set lock_timeout = '10ms'")
+        with pytest.raises(psycopg.errors.LockNotAvailable):
             put(two, {second: [1, 0, 0]})
+        two.rollback()
         one.commit()
         with pytest.raises(psycopg.Error, match="embeddings: must have 2 dimensions"):
             put(two, {second: [1, 0, 0]})
