@@ -394,7 +394,7 @@ def test_both_colours_of_client_log_and_read(database: str) -> None:
         assert (known.use_count, known.success_rate, known.mean_quality) == (1, 1.0, 0.5)
         assert db.fold_pattern_usage() == [tracedb.FoldedUses(acme.tenant_id, 1, 1)]
         assert acme.pattern_effectiveness() == [known]
-        with pytest.raises(tracedb.InvalidInput, match="usage_shares_are_fractions"):
+        with pytest.raises(tracedb.InvalidInput, match="deviation, quality: must be from 0 to 1"):
             acme.log_pattern_outcome(UUID(trace_id()), id, True, deviation=2)
 
 
