@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -320,9 +319,9 @@ def repeats(batch: Records) -> bool:
 
 
 @pytest.mark.parametrize("odd", [False, True], ids=["plain", "odd"])
-@pytest.mark.parametrize("role", ["tracedb_app", "tracedb_service", None])
+@pytest.mark.parametrize("role", ["tracedb_app", "tracedb_service"])
 def test_any_batches_leave_the_same_rows_and_answers(
-    conn: Conn, layout: Layout, role: str | None, odd: bool
+    conn: Conn, layout: Layout, role: str, odd: bool
 ) -> None:
     """Repeated, reordered, unfinished, partly bad: always as tracedb.ingest has it."""
     as_rows: list[bool] = []
@@ -330,7 +329,7 @@ def test_any_batches_leave_the_same_rows_and_answers(
     @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
     @given(st.lists(st.lists(records(odd=odd), max_size=6), min_size=1, max_size=3))
     def holds(given: list[Records]) -> None:
-        with as_role(conn, role, TENANT) if role else nullcontext():
+        with as_role(conn, role, TENANT):
             answers, there = outcome(conn, given, by_rows)
             expected, stored = outcome(conn, given, by_ingest)
         assert there == stored
@@ -364,11 +363,3 @@ def test_a_server_that_cannot_store_rows_gets_json(conn: Conn) -> None:
 
     assert run(conn, storing.bulk_layout()) is None
     assert storing.store(conn, TENANT, [trace(), span()]).inserted == 2
-
-
-def test_a_stream_that_repeats_itself_is_not_copied_in_vain(conn: Conn) -> None:
-    batch = [trace(), span()]
-
-    assert storing.store(conn, TENANT, batch).inserted == 2
-    assert storing.store(conn, TENANT, batch).duplicates == 2
-    assert storing.store(conn, TENANT, [span(2), *batch]) == Receipt(3, inserted=1, duplicates=2)

@@ -42,11 +42,6 @@ _MADE = {
     "agent_executions": _EVENT,
 }
 _WITH_START = ("ended_at", "duration_ms", "duration_us")
-# What a role that row-level security leaves alone copies into the tables. Traces may need merging,
-# and texts the server's hand.
-_COPIED = frozenset(ARRAYS) - {"traces", "stubs", "payloads", "texts"}
-_COPY_HEAD = b"PGCOPY\n\xff\r\n\0" + bytes(8)
-_COPY_END = b"\xff\xff"
 # Fields that every record may have, and need not be columns.
 _COMMON = ("type", "tenant_id", "external_id")
 _TEXTS = {
@@ -116,9 +111,6 @@ class Rows:
 
     received: int
     arguments: Mapping[str, object]
-    copied: int
-    copies: tuple[tuple[str, Sequence[str], bytes], ...]
-    """What is to be copied besides, `copied` records: tables, their columns and the data."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,20 +134,15 @@ class _Shape:
 
 
 class _Table:
-    """How the rows of a table are written: as elements of an array, or as lines of COPY."""
+    """How the rows of a table are written as elements of an array."""
 
-    def __init__(self, name: str, columns: str, vector_oid: int, *, copied: bool) -> None:
-        if copied:
-            # the server's columns at the end have defaults
-            columns = columns[: columns.index(", created_at")]
+    def __init__(self, name: str, columns: str, vector_oid: int) -> None:
         pairs = [column.split(" ") for column in columns.split(", ")]
         self.columns = [column for column, _ in pairs]
         oids = _OIDS | {"vector": vector_oid}
-        self._heads = {
-            column: b"" if copied else struct.pack(">I", oids[type_]) for column, type_ in pairs
-        }
-        self._count = struct.pack(">h" if copied else ">i", len(pairs))
-        self._made = ("tenant_id", *_MADE[name]) if copied else _MADE[name]
+        self._heads = {column: struct.pack(">I", oids[type_]) for column, type_ in pairs}
+        self._count = struct.pack(">i", len(pairs))
+        self._made = _MADE[name]
         self._texts = _TEXTS.get(name, ())
         run = [column for column in _WITH_START if column in self.columns]
         self._empty: dict[str, bytes] = {}
@@ -261,30 +248,16 @@ class Layout:
         return cls(found)
 
     def __init__(self, found: Sequence[Mapping[str, Any]]) -> None:
-        self.may_copy = all(row["may_copy"] for row in found)
-        # how many portions are not to be copied
-        self.copy_pause = 0
         self._oids = {row["table_name"]: (row["row_oid"], row["array_oid"]) for row in found}
-        self._tables, self._copied = (
-            {
-                row["table_name"]: _Table(
-                    row["table_name"], row["columns"], row["vector_oid"], copied=copied
-                )
-                for row in found
-            }
-            for copied in (False, True)
-        )
-
-    def rows(self, records: Iterable[Record], tenant_id: UUID, copies: bool = False) -> Rows | None:
-        """The records as rows; None if only `tracedb.ingest` can tell what they mean.
-
-        With `copies` most of them are left to `copy`, which row-level security forbids.
-        """
         tables = {
-            array: (self._copied if copies and array in _COPIED else self._tables)[table]
-            for array, table in ARRAYS.items()
+            row["table_name"]: _Table(row["table_name"], row["columns"], row["vector_oid"])
+            for row in found
         }
-        batch = _Batch(tables, tenant_id, _COPIED if copies else frozenset())
+        self._tables = {array: tables[table] for array, table in ARRAYS.items()}
+
+    def rows(self, records: Iterable[Record], tenant_id: UUID) -> Rows | None:
+        """The records as rows; None if only `tracedb.ingest` can tell what they mean."""
+        batch = _Batch(self._tables, tenant_id)
         try:
             for record in records:
                 batch.add(record)
@@ -325,12 +298,8 @@ class _Ids(dict[object, _Id]):
 class _Batch:
     """Records on their way to being rows."""
 
-    def __init__(
-        self, tables: Mapping[str, _Table], tenant_id: UUID, copied: frozenset[str]
-    ) -> None:
+    def __init__(self, tables: Mapping[str, _Table], tenant_id: UUID) -> None:
         self._tenant_id = str(tenant_id)
-        self._tenant = _UUID + tenant_id.bytes
-        self._copied = copied
         self._received = 0
         self._ids = _Ids()
         self._tables = tables
@@ -339,7 +308,6 @@ class _Batch:
             type_: (
                 tables[array],
                 self._rows[array].append,
-                (self._tenant,) if array in copied else (),
                 _MAKERS.get(type_, _Batch._part),
             )
             for type_, (array, _) in TYPES.items()
@@ -350,7 +318,7 @@ class _Batch:
         self._begun: dict[bytes, int] = {}
 
     def add(self, record: Record) -> None:
-        table, keep, tenant, make = self._kinds[record["type"]]
+        table, keep, make = self._kinds[record["type"]]
         shape = table.shape(tuple(record))
         fields = [
             encode(value)
@@ -359,7 +327,7 @@ class _Batch:
         ]
         if shape.claims:
             self._check(record)
-        keep(shape.row((*tenant, *make(self, record, table, shape)), fields))
+        keep(shape.row(make(self, record, table, shape), fields))
         self._received += 1
 
     def rows(self, oids: Mapping[str, tuple[int, int]]) -> Rows:
@@ -372,17 +340,12 @@ class _Batch:
             if trace_id not in self._reported:
                 self._rows["stubs"].append(self._tables["stubs"].stub(trace_id, begun))
         arguments: dict[str, object] = dict.fromkeys(ARRAYS)
-        copies = []
         for array, rows in self._rows.items():
             table = ARRAYS[array]
-            if rows and array in self._copied:
-                data = b"".join([_COPY_HEAD, *sorted(rows), _COPY_END])
-                copies.append((table, self._tables[array].columns, data))
-            elif rows:
+            if rows:
                 arguments[array] = _array(*oids[table], sorted(rows, key=_PLACES[table]))
         arguments["trace_keys"] = [known.key for known in self._ids.values()]
-        copied = sum(len(self._rows[array]) for array in self._copied)
-        return Rows(self._received, arguments, copied, tuple(copies))
+        return Rows(self._received, arguments)
 
     def _check(self, record: Record) -> None:
         tenant_id = record.get("tenant_id")

@@ -17,8 +17,7 @@ select
         from pg_catalog.pg_attribute as a
         where a.attrelid = pg_catalog.to_regclass('tracedb.agent_routing_decisions')
             and a.attname = 'request_embedding'
-    ) as vector_oid,
-    not pg_catalog.row_security_active(c.oid) as may_copy
+    ) as vector_oid
 from pg_catalog.pg_class as c
 join pg_catalog.pg_type as t on t.oid = c.reltype
 where c.relnamespace = (select n.oid from pg_catalog.pg_namespace as n where n.nspname = 'tracedb')
@@ -27,11 +26,6 @@ where c.relnamespace = (select n.oid from pg_catalog.pg_namespace as n where n.n
         select from pg_catalog.pg_proc as p
         where p.pronamespace = c.relnamespace and p.proname = 'store_rows'
     );
-
--- name: must_be_seen
-select exists (select from tracedb.model_prices) or exists (
-    select from tracedb.erased_keys where tenant_id = %(tenant_id)s
-);
 
 -- name: store_rows
 -- the tenant is set before the function is called, which takes it from there
@@ -42,6 +36,3 @@ cross join lateral tracedb.store_rows(
     %(spans)s, %(payloads)s, %(texts)s, %(platform_events)s, %(cost_events)s,
     %(agent_executions)s, case when s.done is not null then %(tenant_id)s end
 ) as r;
-
--- name: copy_rows
-copy tracedb.{table} ({columns}) from stdin (format binary)

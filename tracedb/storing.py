@@ -10,10 +10,10 @@ from uuid import UUID
 from weakref import WeakKeyDictionary
 
 import psycopg
-from psycopg import AsyncConnection, Connection, sql
+from psycopg import AsyncConnection, Connection
 from psycopg.abc import PQGen
 from psycopg.pq.abc import PGconn
-from psycopg.rows import dict_row, scalar_row
+from psycopg.rows import dict_row
 from psycopg.waiting import Ready, Wait
 
 from tracedb import queries
@@ -26,13 +26,10 @@ from tracedb.rows import Receipt
 
 # Queries that are made while the server is busy with those before.
 Stream = Iterator[Query[Receipt]]
-Steps = Generator[Query[Any] | Rows | Stream, Any, Receipt]
+Steps = Generator[Query[Any] | Stream, Any, Receipt]
 
 # A portion that is larger is sent in pieces, so that client and server work at the same time.
-PIECE_RECORDS = 400
-
-# After a portion that could not be copied, this many are not even tried.
-COPY_PAUSE = 16
+PIECE_RECORDS = 200
 
 
 class _NotRows(TracedbError):
@@ -47,11 +44,6 @@ def bulk_layout() -> Query[Layout | None]:
     """How rows are to be written for this server; None if it takes only JSON."""
     args = {"tables": list(COLUMNS)}
     return Query(statement("bulk_layout", "bulk.sql"), args, dict_row, Layout.read)
-
-
-def must_be_seen() -> Query[bool]:
-    """Whether the server has to see rows before they are stored: for prices, or tombstones."""
-    return Query(statement("must_be_seen", "bulk.sql"), {}, scalar_row, one, alone=True)
 
 
 def layout_of(conn: Connection[Any]) -> Layout | None:
@@ -74,9 +66,8 @@ def store_rows(batch: Rows) -> Query[Receipt]:
 
     def receipt(found: Sequence[dict[str, Any]]) -> Receipt:
         row = one(found)
-        inserted = row["inserted"] + batch.copied
-        duplicates = batch.received - inserted - row["merged"]
-        return Receipt(batch.received, inserted, row["merged"], duplicates)
+        duplicates = batch.received - row["inserted"] - row["merged"]
+        return Receipt(batch.received, row["inserted"], row["merged"], duplicates)
 
     return Query(
         statement("store_rows", "bulk.sql"), batch.arguments, dict_row, receipt, alone=True
@@ -103,8 +94,6 @@ def store(
             try:
                 if isinstance(step, Query):
                     answer: Any = run(conn, step, tenant_id)
-                elif isinstance(step, Rows):
-                    answer = _copy(conn, step, tenant_id)
                 else:
                     answer = _stream(conn, step, tenant_id)
             except TracedbError as error:
@@ -127,8 +116,6 @@ async def store_async(
             try:
                 if isinstance(step, Query):
                     answer: Any = await run_async(conn, step, tenant_id)
-                elif isinstance(step, Rows):
-                    answer = await _copy_async(conn, step, tenant_id)
                 else:
                     answer = await _stream_async(conn, step, tenant_id)
             except TracedbError as error:
@@ -151,19 +138,16 @@ def _steps(conn: object, tenant_id: UUID, records: Sequence[Record], first: int)
     if conn not in _layouts:
         _layouts[conn] = yield bulk_layout()
     layout = _layouts[conn]
-    pieces = _pieces(records) if layout is not None and not layout.may_copy else [records]
+    pieces = _pieces(records)
     while layout is not None:
-        # what is copied gets no price, and nobody looks whether it is of somebody who was erased
-        copied = layout.may_copy and not layout.copy_pause and not (yield must_be_seen())
-        layout.copy_pause = max(layout.copy_pause - 1, 0)
         try:
             if len(pieces) > 1:
                 streamed: Receipt = yield _made(layout, pieces, tenant_id)
                 return streamed
-            rows = layout.rows(records, tenant_id, copied)
+            rows = layout.rows(records, tenant_id)
             if rows is None:
                 break
-            receipt: Receipt = yield rows if copied else store_rows(rows)
+            receipt: Receipt = yield store_rows(rows)
             return receipt
         except _NotRows:
             break
@@ -176,10 +160,7 @@ def _steps(conn: object, tenant_id: UUID, records: Sequence[Record], first: int)
             if not is_for_ingest(state):
                 raise
             forget_layout(conn, error.__cause__)
-            if conn not in _layouts or not copied:
-                break
-            # a stream that keeps repeating itself is not to be copied in vain each time
-            layout.copy_pause = COPY_PAUSE
+            break
     receipt = Receipt()
     for batch in batches(records, first):
         receipt += yield queries.ingest(batch)
@@ -259,32 +240,6 @@ def _flush(pgconn: PGconn) -> PQGen[None]:
     while pgconn.flush():
         if (yield Wait.RW) & Ready.R:
             pgconn.consume_input()
-
-
-def _copy(conn: Connection[Any], rows: Rows, tenant_id: UUID) -> Receipt:
-    with typed_errors(), conn.transaction():
-        receipt = run(conn, store_rows(rows), tenant_id)
-        for table, columns, data in rows.copies:
-            with conn.cursor().copy(_copy_into(table, columns)) as copy:
-                copy.write(data)
-    return receipt
-
-
-async def _copy_async(conn: AsyncConnection[Any], rows: Rows, tenant_id: UUID) -> Receipt:
-    with typed_errors():
-        async with conn.transaction():
-            receipt = await run_async(conn, store_rows(rows), tenant_id)
-            for table, columns, data in rows.copies:
-                async with conn.cursor().copy(_copy_into(table, columns)) as copy:
-                    await copy.write(data)
-    return receipt
-
-
-def _copy_into(table: str, columns: Sequence[str]) -> sql.Composed:
-    return sql.SQL(statement("copy_rows", "bulk.sql")).format(
-        table=sql.Identifier(table),
-        columns=sql.SQL(", ").join(sql.Identifier(column) for column in columns),
-    )
 
 
 def sqlstate(error: BaseException | None) -> str:
