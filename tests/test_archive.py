@@ -273,3 +273,5 @@ def test_a_store_is_named_by_a_path_or_a_uri(tmp_path: Path) -> None:
         open_store("")
     with pytest.raises(InvalidInput, match="store: "):
         open_store("nonsense://x")
+    with pytest.raises(InvalidInput, match="store: must hold no credentials"):
+        open_store("s3://key:secret@bucket/prefix")

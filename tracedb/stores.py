@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, cast
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 from tracedb.errors import ExtraMissing, InvalidInput, StoreFailed
 
@@ -165,6 +165,9 @@ def open_store(where: str) -> Store:
         return DirectoryStore(Path(where).absolute())
     if scheme == "file":
         return DirectoryStore(Path(unquote(where.removeprefix("file://"))).absolute())
+    if "@" in urlsplit(where).netloc:
+        # it is kept with every archive
+        raise InvalidInput.of("store", "must hold no credentials: the environment has them")
     try:
         from pyarrow.fs import FileSystem
     except ImportError:
