@@ -348,6 +348,7 @@ class _Run:
         )
         for table in planned.archived:
             one_table = replace(part, table_name=table)
+            # each is looked at: those that do not count are forgotten
             if [each for each in left if self._is_left(each, one_table)]:
                 continue
             written = archiving.archive_part(
